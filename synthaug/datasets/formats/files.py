@@ -1,0 +1,185 @@
+"""Files of a folder: images found and matched by stem, tables read with their line numbers.
+
+Public data sets rename extensions (`00000001_000.png` in the table, `.jpg` on the disk) and move folders, so
+a name in a table is matched to an image by its stem; where several share it, by the path before it.
+"""
+
+import csv
+import os
+import posixpath
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+
+from synthaug.errors import DataError, nearest
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+def existing_folder(root: str | Path) -> Path:
+    """The folder as a path.
+
+    Raises:
+        DataError: it is not there, or is not a folder.
+    """
+    path = Path(root).expanduser()
+    if not path.is_dir():
+        what = "found a file" if path.exists() else "no such folder"
+        raise DataError(f"{path}: {what}, expected a folder of radiographs")
+    return path
+
+
+def find_images(root: Path) -> list[Path]:
+    """Every image file under `root`, sorted; hidden ones are passed over, links to folders followed once."""
+    found: list[str] = []
+    seen: set[str] = set()
+    for folder, subfolders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            subfolders.clear()
+            continue
+        seen.add(real)
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith((".", "__MACOSX")))
+        found += [
+            os.path.join(folder, name)
+            for name in names
+            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
+        ]
+    return [Path(path) for path in sorted(found)]
+
+
+def keys_of(root: Path, paths: Sequence[Path]) -> list[str]:
+    """A key for each image: its stem, or its path below `root` without suffix where stems repeat."""
+    stems = [path.stem for path in paths]
+    if len(set(stems)) == len(stems):
+        return stems
+    keys = [path.relative_to(root).with_suffix("").as_posix() for path in paths]
+    if len(set(keys)) == len(keys):
+        return keys
+    return [path.relative_to(root).as_posix() for path in paths]
+
+
+class ImageIndex:
+    """Images by stem.
+
+    Args:
+        root: folder that the images lie under.
+        paths: the images.
+    """
+
+    def __init__(self, root: Path, paths: Sequence[Path]) -> None:
+        self.root = root
+        self.by_stem: dict[str, list[Path]] = defaultdict(list)
+        for path in paths:
+            self.by_stem[path.stem].append(path)
+
+    def match(self, name: str) -> Path | None:
+        """The image that a table calls `name` (with or without folders and suffix), or None.
+
+        Raises:
+            DataError: several images fit equally well.
+        """
+        wanted = name.strip().replace("\\", "/")
+        folder, base = posixpath.split(wanted)
+        stem, suffix = posixpath.splitext(base)
+        candidates = self.by_stem.get(base) or self.by_stem.get(stem) or []
+        if len(candidates) <= 1:
+            return candidates[0] if candidates else None
+        places = folder.split("/")
+        fits = [_shared_tail(path.relative_to(self.root).parent.parts, places) for path in candidates]
+        best = [path for path, fit in zip(candidates, fits, strict=True) if fit == max(fits)]
+        if len(best) > 1:
+            same_suffix = [path for path in best if path.suffix.lower() == suffix.lower()]
+            best = same_suffix if len(same_suffix) == 1 else best
+        if len(best) > 1:
+            listed = ", ".join(str(path.relative_to(self.root)) for path in best[:3])
+            raise DataError(
+                f"{self.root}: {name!r} fits {len(best)} images ({listed}); give the path in the table"
+            )
+        return best[0]
+
+
+def _shared_tail(a: Sequence[str], b: Sequence[str]) -> int:
+    count = 0
+    for left, right in zip(reversed(a), reversed(b), strict=False):
+        if left != right:
+            break
+        count += 1
+    return count
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table of labels: its file, its columns, and its rows, each with the line that it ends on."""
+
+    path: Path
+    columns: tuple[str, ...]
+    rows: tuple[tuple[int, Mapping[str, str]], ...]
+
+    def column(self, name: str, role: str) -> str:
+        """`name`, once it is sure that the table has it.
+
+        Raises:
+            DataError: no such column; the message lists those there are and suggests the nearest.
+        """
+        if name in self.columns:
+            return name
+        near = nearest(name, self.columns)
+        suggestion = f"did you mean {near!r}? " if near else ""
+        raise DataError(
+            f"{self.path}: no column {name!r} for {role}; {suggestion}columns are {', '.join(self.columns)}; "
+            f"set it with --column {role}=NAME (columns={{{role!r}: NAME}})"
+        )
+
+    def rows_with_place(self) -> Iterator[tuple[str, Mapping[str, str]]]:
+        """Rows, each with the words that name it in a message."""
+        for line, row in self.rows:
+            yield f"{self.path} line {line}", row
+
+
+def header(path: Path) -> tuple[str, ...]:
+    """The column names of a table, or () when it has none or cannot be read."""
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            return tuple(name.strip() for name in next(csv.reader(file, delimiter=_delimiter(path)), ()))
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return ()
+
+
+def read_cells(path: Path) -> list[tuple[int, list[str]]]:
+    """The lines of a CSV (or .tsv) file that hold something: line number and stripped cells.
+
+    Raises:
+        DataError: it cannot be read or is not UTF-8 text.
+    """
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, delimiter=_delimiter(path))
+            lines = ((reader.line_num, [cell.strip() for cell in row]) for row in reader)
+            return [(line, cells) for line, cells in lines if any(cells)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: cannot be read as a CSV table ({error})") from error
+
+
+def read_table(path: Path) -> Table:
+    """A CSV (or .tsv) file with a header; what a short line lacks reads as "".
+
+    Raises:
+        DataError: it cannot be read, is not UTF-8 text, has no header, or names a column twice.
+    """
+    lines = read_cells(path)
+    if not lines:
+        raise DataError(f"{path}: empty, expected a header line and one line a film")
+    columns = tuple(lines[0][1])
+    if twice := {name for name in columns if name and columns.count(name) > 1}:
+        raise DataError(f"{path}: the header names {', '.join(sorted(twice))} twice")
+    rows = tuple(
+        (line, dict(zip_longest(columns, cells[: len(columns)], fillvalue=""))) for line, cells in lines[1:]
+    )
+    return Table(path, tuple(name for name in columns if name), rows)
+
+
+def _delimiter(path: Path) -> str:
+    return "\t" if path.suffix.lower() == ".tsv" else ","

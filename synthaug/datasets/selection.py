@@ -1,0 +1,191 @@
+"""Which films of a listing are used: a split, views, ages, those that can be read; and which findings.
+
+A filter keeps what is known to fit: a film of unknown age does not pass an age limit. What a filter leaves
+out is listed by reason in `Listing.left_out`; films of other splits are simply not asked for.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from synthaug.datasets.decode import Progress, in_threads
+from synthaug.datasets.formats import read_folder
+from synthaug.datasets.formats.files import existing_folder
+from synthaug.datasets.formats.listing import Film, Listing, Options, some_films
+from synthaug.datasets.formats.values import split_name
+from synthaug.datasets.splits import load_split
+from synthaug.errors import CorruptShardError, DataError, ImageError, UnknownNameError, nearest
+from synthaug.findings import canonical, vector
+from synthaug.images import read
+from synthaug.record import VIEWS, Record
+
+UNREADABLE = "image that cannot be read"
+
+
+def load(
+    root: str | Path,
+    format: str,
+    options: Options,
+    *,
+    split: str | Iterable[str] | None,
+    splits_file: str | Path | None,
+    views: str | Sequence[str] | None,
+    min_age: float | None,
+    max_age: float | None,
+    progress: Progress | None,
+) -> Listing:
+    """Read a folder and keep what is asked for; `options.skip_bad` also leaves out unreadable images.
+
+    Raises:
+        DataError: the folder cannot be read so, or no film is left.
+        UnknownNameError: an unknown format, view or split file.
+    """
+    folder = existing_folder(root)
+    listing = read_folder(folder, format, options)
+    if splits_file is not None and split is None:
+        raise DataError(f"{splits_file}: a split file needs the part to use; give --split NAME (split=NAME)")
+    if split is not None:
+        parts = None if splits_file is None else load_split(splits_file)
+        listing = in_split(listing, split, parts, folder)
+    listing = fitting(listing, views, min_age, max_age)
+    if options.skip_bad:
+        listing = readable(listing, progress)
+    return replace(listing, films=some_films(listing.films, folder, listing.left_out))
+
+
+def label_columns(findings: str | Sequence[str]) -> tuple[str, ...]:
+    """Canonical findings of a label vector, each once, in the order given.
+
+    Raises:
+        UnknownNameError: a finding is not known.
+        DataError: none is given.
+    """
+    given = (findings,) if isinstance(findings, str) else findings
+    names = tuple(dict.fromkeys(canonical(name) for name in given))
+    if not names:
+        raise DataError("findings: none given, expected one or more; `synthaug findings` lists them")
+    return names
+
+
+def label_matrix(records: Iterable[Record], findings: Sequence[str]) -> np.ndarray:
+    """Labels of many films, (n, f) float32, NaN where unknown; equal labels are worked out once."""
+    known: dict[tuple[tuple[str, float], ...], np.ndarray] = {}
+    rows = []
+    for record in records:
+        labels = tuple(record.labels.items())
+        if labels not in known:
+            known[labels] = vector(record.labels, findings)
+        rows.append(known[labels])
+    return np.stack(rows) if rows else np.zeros((0, len(findings)), np.float32)
+
+
+def in_split(
+    listing: Listing, split: str | Iterable[str], parts: Mapping[str, Iterable[str]] | None, root: Path
+) -> Listing:
+    """The films of one or several splits.
+
+    Args:
+        listing: any.
+        split: "train", "validation" (also "val"), "test", or a part of the split file.
+        parts: part -> keys of a split file; by default the folder's own splits count.
+        root: names the folder in messages.
+
+    Raises:
+        DataError: the folder has no splits, or none of that name.
+    """
+    wanted = {split_name(name) for name in ([split] if isinstance(split, str) else split)}
+    part_of = None if parts is None else {key: part for part, keys in parts.items() for key in keys}
+    own = [_part(film, part_of) for film in listing.films]
+    present = sorted({part for part in own if part})
+    if not present:
+        source = "the split file names none of its films" if parts is not None else "the folder has no splits"
+        raise DataError(f"{root}: {source}; give one with splits_file=NAME_OR_CSV (--splits-file)")
+    for name in sorted(wanted - {split_name(part) for part in present}):
+        near = nearest(name, present)
+        suggestion = f"did you mean {near!r}? " if near else ""
+        raise DataError(f"{root}: no split {name!r}; {suggestion}splits are {', '.join(present)}")
+    films = tuple(
+        film for film, part in zip(listing.films, own, strict=True) if part and split_name(part) in wanted
+    )
+    return replace(listing, films=films)
+
+
+def _part(film: Film, part_of: Mapping[str, str] | None) -> str | None:
+    if part_of is None:
+        return film.record.provenance.get("split")
+    key = film.record.key
+    return part_of.get(key) or part_of.get(Path(key).stem)
+
+
+def fitting(
+    listing: Listing,
+    views: str | Sequence[str] | None = None,
+    min_age: float | None = None,
+    max_age: float | None = None,
+) -> Listing:
+    """The films with one of these views and an age in [min_age, max_age].
+
+    Raises:
+        UnknownNameError: an unknown view.
+    """
+    chosen = (views,) if isinstance(views, str) else views
+    for view in chosen or ():
+        if view not in VIEWS:
+            raise UnknownNameError("view", view, VIEWS)
+
+    def reason(record: Record) -> str | None:
+        if chosen is not None and record.view not in chosen:
+            return f"view other than {', '.join(chosen)}"
+        if (min_age is not None or max_age is not None) and record.age is None:
+            return "unknown age"
+        if min_age is not None and record.age is not None and record.age < min_age:
+            return f"younger than {min_age:g}"
+        if max_age is not None and record.age is not None and record.age > max_age:
+            return f"older than {max_age:g}"
+        return None
+
+    return _without(listing, lambda film: reason(film.record))
+
+
+def readable(listing: Listing, progress: Progress | None = None) -> Listing:
+    """The films whose image can be decoded; every one is decoded once to know."""
+    faults, _ = inspect_images(listing.films, progress)
+    return _without(listing, lambda film: UNREADABLE if film.name in faults else None)
+
+
+def inspect_images(
+    films: Sequence[Film], progress: Progress | None = None
+) -> tuple[dict[str, str], dict[tuple[int, int], int]]:
+    """Decode every film once.
+
+    Returns:
+        What cannot be decoded, name -> reason, and how many of the others there are of each (height, width).
+    """
+    shapes: list[tuple[int, int] | None] = [None] * len(films)
+    reasons = [""] * len(films)
+
+    def decode(number: int) -> None:
+        try:
+            height, width = read(films[number].source()).shape
+            shapes[number] = height, width
+        except (ImageError, CorruptShardError) as error:
+            reasons[number] = str(error)
+
+    in_threads(decode, len(films), progress)
+    faults = {film.name: reason for film, reason in zip(films, reasons, strict=True) if reason}
+    return faults, dict(Counter(shape for shape in shapes if shape is not None).most_common())
+
+
+def _without(listing: Listing, reason: Callable[[Film], str | None]) -> Listing:
+    kept: list[Film] = []
+    dropped: dict[str, tuple[str, ...]] = dict(listing.left_out)
+    for film in listing.films:
+        why = reason(film)
+        if why is None:
+            kept.append(film)
+        else:
+            dropped[why] = (*dropped.get(why, ()), film.record.key)
+    return replace(listing, films=tuple(kept), left_out=dropped)

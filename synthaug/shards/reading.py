@@ -1,0 +1,211 @@
+"""Reading shards: by index (`ShardSet`) or from front to back (`stream`)."""
+
+import hashlib
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import accumulate
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from synthaug import findings as vocabulary
+from synthaug.errors import CorruptShardError, SynthaugError
+from synthaug.record import Record
+from synthaug.shards.index import REBUILD, Index, samples
+from synthaug.shards.manifest import Manifest, ShardEntry, read_manifest
+from synthaug.shards.tar import Readable
+
+
+class ShardSet:
+    """A folder of shards with random access: `shards[i]` is (record, encoded image).
+
+    Indexes are read, and checked against the manifest, when first needed. Each access opens its tar
+    and closes it again, so that a ShardSet travels to DataLoader workers like a plain value.
+
+    Args:
+        folder: with a `manifest.json`.
+
+    Raises:
+        DataError: no manifest there.
+        CorruptShardError: the manifest, or later an index or sample, is damaged.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.manifest: Manifest = read_manifest(folder)
+        self._ends = list(accumulate(entry.count for entry in self.manifest.shards))
+        self._indexes: dict[str, Index] = {}
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __getitem__(self, i: int) -> tuple[Record, bytes]:
+        if i < 0:
+            i += len(self)
+        if not 0 <= i < len(self):
+            raise IndexError(f"{self.folder}: sample {i} of {len(self)}")
+        shard = bisect_right(self._ends, i)
+        entry = self.manifest.shards[shard]
+        row = i - (self._ends[shard] - entry.count)
+        index = self._index(entry)
+        place = index.places[row]
+        with self._open(entry) as file:
+            text, image = _piece(file, *place[:2]), _piece(file, *place[2:])
+        try:
+            record = Record.from_bytes(text)
+        except SynthaugError as error:
+            raise CorruptShardError(
+                f"{self.folder / entry.name}: sample {index.keys[row]}: {error}"
+            ) from error
+        if record.key != index.keys[row] or len(image) != place[3]:
+            raise CorruptShardError(
+                f"{self.folder / entry.name}: sample {index.keys[row]} is not where its index says; {REBUILD}"
+            )
+        return record, image
+
+    @property
+    def keys(self) -> list[str]:
+        """Every sample's key."""
+        return [key for entry in self.manifest.shards for key in self._index(entry).keys]
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """The findings that any record names, in the vocabulary's order."""
+        named = {name for entry in self.manifest.shards for name in self._index(entry).findings}
+        known = [finding for finding in vocabulary.FINDINGS if finding in named]
+        return (*known, *sorted(named.difference(known)))
+
+    def labels(self, findings: Sequence[str]) -> np.ndarray:
+        """Labels, (n, f) float32, NaN where unknown; no image or JSON is read. See `findings.vector`.
+
+        Raises:
+            UnknownNameError: a finding is not known.
+        """
+        names = [vocabulary.canonical(finding) for finding in findings]
+        parts = [_labels(self._index(entry), names) for entry in self.manifest.shards]
+        return np.concatenate([np.zeros((0, len(names)), np.float32), *parts])
+
+    def records(self) -> Iterator[Record]:
+        """Every record in order, without reading the images."""
+        for entry in self.manifest.shards:
+            index = self._index(entry)
+            with self._open(entry) as file:
+                for place in index.places:
+                    try:
+                        yield Record.from_bytes(_piece(file, *place[:2]))
+                    except SynthaugError as error:
+                        raise CorruptShardError(f"{self.folder / entry.name}: {error}") from error
+
+    @contextmanager
+    def _open(self, entry: ShardEntry) -> Iterator[BinaryIO]:
+        path = self.folder / entry.name
+        try:
+            with open(path, "rb", buffering=0) as file:
+                yield file
+        except OSError as error:
+            raise _unreadable(path, error) from error
+
+    def _index(self, entry: ShardEntry) -> Index:
+        if entry.name not in self._indexes:
+            path = self.folder / entry.index_name
+            try:
+                data = path.read_bytes()
+            except OSError as error:
+                raise CorruptShardError(f"{path}: cannot be read ({error.strerror}); {REBUILD}") from error
+            if hashlib.sha256(data).hexdigest() != entry.index_sha256:
+                raise CorruptShardError(f"{path}: not the index that the manifest lists; {REBUILD}")
+            index = Index.from_bytes(data, str(path))
+            if len(index.keys) != entry.count:
+                raise CorruptShardError(
+                    f"{path}: found {len(index.keys)} samples, the manifest says {entry.count}"
+                )
+            self._indexes[entry.name] = index
+        return self._indexes[entry.name]
+
+
+def stream(
+    folder: str | Path,
+    worker: int = 0,
+    workers: int = 1,
+    opener: Callable[[str], BinaryIO] | None = None,
+) -> Iterator[tuple[Record, bytes]]:
+    """The samples of a folder from front to back; each shard is hashed as it is read.
+
+    Args:
+        folder: with a `manifest.json`.
+        worker: this reader's number; it reads every `workers`-th shard.
+        workers: readers in all.
+        opener: opens a shard's tar by name; the folder's own file when None.
+
+    Raises:
+        DataError: no manifest there.
+        CorruptShardError: a shard is damaged; the samples before the damage have been given.
+    """
+    folder = Path(folder)
+    for entry in read_manifest(folder).shards[worker::workers]:
+        path = folder / entry.name
+        try:
+            with opener(entry.name) if opener else open(path, "rb") as file:
+                hashing, count = _Hashing(file), 0
+                for pair in read_samples(hashing, str(path)):
+                    yield pair
+                    count += 1
+        except OSError as error:
+            raise _unreadable(path, error) from error
+        if hashing.digest.hexdigest() != entry.sha256 or count != entry.count:
+            raise CorruptShardError(
+                f"{path}: not the bytes that the manifest lists; run `synthaug verify {folder}`"
+            )
+
+
+def read_samples(file: Readable, path: str) -> Iterator[tuple[Record, bytes]]:
+    """The samples of one tar, read from front to back without seeking; `path` names it in messages.
+
+    Raises:
+        CorruptShardError: the tar is damaged.
+    """
+    for record, _, image in samples(file, path):
+        yield record, image.data
+
+
+class _Hashing:
+    """A file read from front to back, and the SHA-256 of what was read."""
+
+    def __init__(self, file: Readable) -> None:
+        self.file = file
+        self.digest = hashlib.sha256()
+
+    def read(self, size: int, /) -> bytes:
+        data = self.file.read(size)
+        self.digest.update(data)
+        return data
+
+
+def _unreadable(path: Path, error: OSError) -> CorruptShardError:
+    return CorruptShardError(
+        f"{path}: cannot be read ({error.strerror or error}), though the manifest lists it"
+    )
+
+
+def _piece(file: BinaryIO, offset: int, size: int) -> bytes:
+    file.seek(offset)
+    return file.read(size)
+
+
+def _labels(index: Index, names: Sequence[str]) -> np.ndarray:
+    stored = np.where(index.labels < 0, np.nan, index.labels).astype(np.float32)
+    columns = {finding: stored[:, column] for column, finding in enumerate(index.findings)}
+    unknown = np.full(len(index.keys), np.nan, np.float32)
+    normal = columns.get(vocabulary.NO_FINDING, unknown)
+    others = [values for finding, values in columns.items() if finding != vocabulary.NO_FINDING]
+    positive = (
+        np.any([values == 1 for values in others], axis=0) if others else np.zeros(len(index.keys), bool)
+    )
+    result = np.empty((len(index.keys), len(names)), np.float32)
+    for column, name in enumerate(names):
+        values = columns.get(name, unknown)
+        settled = positive if name == vocabulary.NO_FINDING else normal == 1
+        result[:, column] = np.where(settled, 0.0, values)
+    return result
