@@ -103,7 +103,8 @@ def tiny_nih(tmp_path_factory: pytest.TempPathFactory) -> Path:
             found = (
                 ["Effusion"] * effusion + ["Atelectasis"] * (patient == 10) + ["Cardiomegaly"] * cardiomegaly
             )
-            name = f"{patient:08d}_{follow_up:03d}.png"
+            # Beyond the numbers of NIH, so that no packaged split names it.
+            name = f"9{patient:07d}_{follow_up:03d}.png"
             age = 10 if patient == 12 else 25 + 5 * patient
             sex, view = "FM"[patient % 2], ("PA", "AP")[follow_up]
             table.writerow(

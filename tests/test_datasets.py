@@ -69,7 +69,7 @@ def test_an_item_is_a_grey_picture_and_a_label_vector(tiny_nih: Path) -> None:
     np.testing.assert_array_equal(films[10][1], [1, 0, math.nan])
     assert films.labels.shape == (24, 3) and films.labels.dtype == np.float32
     assert films.patients[:3] == ["1", "1", "2"] and films.views[:2] == ["PA", "AP"]
-    assert films.ages[0] == 30.0 and films.sexes[:3] == ["M", "M", "F"] and films.keys[0] == "00000001_000"
+    assert films.ages[0] == 30.0 and films.sexes[:3] == ["M", "M", "F"] and films.keys[0] == "90000001_000"
     assert not films.synthetic.any() and len(list(films)) == 24
     with pytest.raises(IndexError):
         films[24]

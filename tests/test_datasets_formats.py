@@ -50,7 +50,7 @@ def test_nih_takes_labels_patients_and_the_ugly_header(tiny_nih: Path) -> None:
     listing = read_folder(tiny_nih)
     assert len(listing.films) == 24 and listing.findings == nih.FINDINGS and len(nih.FINDINGS) == 15
     records = {film.record.key: film.record for film in listing.films}
-    normal, both = records["00000001_000"], records["00000010_001"]
+    normal, both = records["90000001_000"], records["90000010_001"]
     assert set(both.labels) == set(nih.FINDINGS)
     assert {f for f, v in both.labels.items() if v == 1} == {"pleural_effusion", "atelectasis"}
     assert {f for f, v in both.labels.items() if v == 0} == set(nih.FINDINGS) - {

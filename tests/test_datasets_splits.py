@@ -99,8 +99,8 @@ def test_the_packaged_split_keeps_patients_apart() -> None:
 
 def test_a_summary_counts_everything(tmp_path: Path, tiny_nih: Path) -> None:
     root = shutil.copytree(tiny_nih, tmp_path / "nih")
-    (root / "images" / "00000001_000.png").unlink()
-    (root / "images" / "00000012_001.png").write_bytes(b"broken")
+    (root / "images" / "90000001_000.png").unlink()
+    (root / "images" / "90000012_001.png").write_bytes(b"broken")
     counts: list[int] = []
     summary = summarise(root, progress=lambda done, _: counts.append(done))
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
@@ -111,9 +111,9 @@ def test_a_summary_counts_everything(tmp_path: Path, tiny_nih: Path) -> None:
     assert summary["ages"]["under_18"] == 2 and summary["ages"]["max"] == 80.0
     assert sum(summary["ages"]["decades"].values()) == 23
     assert summary["left_out"] == {
-        "label row without an image": {"count": 1, "examples": ["00000001_000.png"]}
+        "label row without an image": {"count": 1, "examples": ["90000001_000.png"]}
     }
-    assert [fault["film"] for fault in summary["unreadable"]] == [str(root / "images" / "00000012_001.png")]
+    assert [fault["film"] for fault in summary["unreadable"]] == [str(root / "images" / "90000012_001.png")]
     assert summary["image_sizes"] == {"96x96": 22} and counts[-1] == 23 and summary["faults"] == []
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import as_file, files
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import Protocol, Self, TypeVar
 
 import numpy as np
 
@@ -29,6 +29,15 @@ class Patients(Protocol):
 
     @property
     def keys(self) -> Sequence[str]: ...
+
+
+class Subsets(Patients, Protocol):
+    """A data set that can be cut down to some of its films."""
+
+    def subset(self, indices: np.ndarray, /) -> Self: ...
+
+
+Films = TypeVar("Films", bound=Subsets)
 
 
 def split_patients(
@@ -107,6 +116,43 @@ def load_split(name_or_path: str | Path) -> dict[str, tuple[str, ...]]:
         raise UnknownNameError("split file", name, packaged_splits())
     with as_file(files("synthaug").joinpath("assets", "splits", f"{name}.csv")) as packaged:
         return _parts(packaged)
+
+
+def parts_of(films: Patients, split: str | Path) -> dict[str, np.ndarray]:
+    """Part -> sorted indices of the films of a data set that a split file names, matched by key or file stem.
+
+    Empty where the split names none of them: it says nothing of this data set.
+
+    Raises:
+        UnknownNameError, DataError: as in `load_split`.
+    """
+    part_by_key = {key: part for part, keys in load_split(split).items() for key in keys}
+    found: dict[str, list[int]] = {}
+    for index, key in enumerate(films.keys):
+        part = part_by_key.get(key) or part_by_key.get(PurePosixPath(key).name)
+        if part is not None:
+            found.setdefault(part, []).append(index)
+    return {part: np.array(indices, dtype=np.int64) for part, indices in found.items()}
+
+
+def part_of(films: Films, part: str, split: str | Path) -> Films:
+    """The films of one part of a split file; all of them where the split names none.
+
+    Raises:
+        DataError: the split names films of this data set, and none in that part.
+        UnknownNameError: no part of that name in the split file, or no such file.
+    """
+    parts = parts_of(films, split)
+    known = load_split(split)
+    if part not in known:
+        raise UnknownNameError("part", part, known)
+    if not parts:
+        return films
+    if part not in parts:
+        raise DataError(
+            f"--split {part}: {split} names films of this folder in {', '.join(sorted(parts))} only"
+        )
+    return films.subset(parts[part])
 
 
 def write_split(path: str | Path, films: Patients, parts: Mapping[str, Sequence[int] | np.ndarray]) -> None:

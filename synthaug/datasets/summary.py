@@ -1,7 +1,7 @@
 """What is this folder: `synthaug data DIR`, as plain JSON values. No torch is imported."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -16,9 +16,11 @@ from synthaug.datasets.selection import inspect_images, label_matrix
 from synthaug.errors import DataError
 from synthaug.prompts import age_words
 from synthaug.record import VIEWS, Record
+from synthaug.tables import columns
 
 SCHEMA = 1
 EXAMPLES = 5
+VALUES = ("present", "absent", "unknown")
 
 
 def summarise(
@@ -86,6 +88,32 @@ def summarise(
         summary["unreadable"] = [{"film": film, "reason": reason} for film, reason in unreadable.items()]
         summary["image_sizes"] = {f"{width}x{height}": count for (height, width), count in shapes.items()}
     return summary
+
+
+def describe(summary: Mapping[str, Any]) -> str:
+    """What `summarise` found, as text to read."""
+    lines = [
+        f"{summary['root']}: {summary['format']} ({summary['explanation']})",
+        f"{summary['films']} films of {summary['patients']} known patients, {summary['synthetic']} synthetic",
+        "",
+        columns(
+            [[name, *counts.values()] for name, counts in summary["findings"].items()], ["finding", *VALUES]
+        ),
+        "",
+    ]
+    ages = summary["ages"]
+    if ages["known"]:
+        span = f"{ages['min']:g} to {ages['max']:g}, median {ages['median']:g}"
+        lines.append(f"ages: {span}, {ages['under_18']} under 18")
+    for what in ("views", "sexes", "splits", "image_sizes"):
+        if summary[what]:
+            lines.append(
+                f"{what.replace('_', ' ')}: " + ", ".join(f"{k} {v}" for k, v in summary[what].items())
+            )
+    lines += [f"left out: {found['count']} x {reason}" for reason, found in summary["left_out"].items()]
+    lines += [f"unreadable: {fault['film']}: {fault['reason']}" for fault in summary["unreadable"] or ()]
+    lines += [f"fault: {fault}" for fault in summary["faults"]]
+    return "\n".join(lines)
 
 
 def _findings(listing: Listing, records: Sequence[Record]) -> dict[str, dict[str, int]]:

@@ -1,0 +1,7 @@
+"""`python -m synthaug` is `synthaug`."""
+
+import sys
+
+from synthaug.cli import main
+
+sys.exit(main())

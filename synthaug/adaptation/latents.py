@@ -1,0 +1,120 @@
+"""Cached latents: every film encoded once for each of a few augmented copies, kept on disk.
+
+The cache is one safetensors file named by a digest of all that its content depends on (films, encoder,
+augmentation), so it can never be stale: another digest is another file. Latents are float16 `(N, copies, C, h, w)`,
+already multiplied by the scaling factor of the autoencoder.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn.functional import affine_grid, avg_pool2d, grid_sample
+
+from synthaug.adaptation.loop import draws
+from synthaug.recipes import Recipe
+
+
+class AugmentationRecipe(Recipe):
+    """Small changes that keep laterality (no flip). Copy 0 of a film is the film itself."""
+
+    copies: int = Field(default=8, gt=0)
+    rotation: float = Field(default=4.0, ge=0)
+    scale: tuple[float, float] = (0.98, 1.15)
+    shift: float = Field(default=0.03, ge=0)
+    contrast: float = Field(default=0.05, ge=0)
+    brightness: float = Field(default=0.02, ge=0)
+    seed: int = 0
+
+
+def cache(
+    folder: Path,
+    films: NDArray[np.uint8],
+    size: int,
+    encode: Callable[[Tensor], Tensor],
+    encoder_digest: str,
+    recipe: AugmentationRecipe,
+    batch_size: int = 32,
+) -> Tensor:
+    """Latents of all copies of `films`, read from the cache or computed into it.
+
+    Args:
+        folder: where caches live.
+        films: uint8 (N, 1, S, S), S >= size; the sharpest source at hand, since copies are resampled from it.
+        size: edge of the encoded images in pixels.
+        encode: pixels (B, 1, size, size) in [-1, 1] -> scaled latents (B, C, h, w).
+        encoder_digest: names the encoder's weights.
+        recipe: the copies.
+
+    Returns:
+        float16 (N, copies, C, h, w), mapped from disk.
+    """
+    content = hashlib.sha256(np.ascontiguousarray(films).data).hexdigest()
+    note = json.dumps([content, size, encoder_digest, recipe.values()], sort_keys=True)
+    path = folder / f"latents-{size}-{hashlib.sha256(note.encode()).hexdigest()[:16]}.safetensors"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        copies = [
+            _encode_copy(films, size, encode, recipe, copy, batch_size) for copy in range(recipe.copies)
+        ]
+        partial = path.with_suffix(".partial")
+        save_file({"latents": torch.stack(copies, 1)}, partial)
+        os.replace(partial, path)
+    with safe_open(path, "pt") as stored:
+        return stored.get_tensor("latents")
+
+
+def _encode_copy(
+    films: NDArray[np.uint8],
+    size: int,
+    encode: Callable[[Tensor], Tensor],
+    recipe: AugmentationRecipe,
+    copy: int,
+    batch_size: int,
+) -> Tensor:
+    latents = []
+    for start in range(0, len(films), batch_size):
+        pixels = torch.from_numpy(np.ascontiguousarray(films[start : start + batch_size])).float() / 127.5 - 1
+        generator = draws(recipe.seed, start, copy)
+        pixels = augment(pixels, size, recipe, generator) if copy else resample(pixels, size)
+        with torch.no_grad():
+            latents.append(encode(pixels).half())
+    return torch.cat(latents)
+
+
+def augment(pixels: Tensor, size: int, recipe: AugmentationRecipe, generator: torch.Generator) -> Tensor:
+    """Rotated, scaled, shifted and re-exposed copies (B, 1, size, size) of pixels in [-1, 1]."""
+
+    def between(low: float, high: float) -> Tensor:
+        return torch.rand(len(pixels), generator=generator) * (high - low) + low
+
+    angle = between(-recipe.rotation, recipe.rotation).deg2rad()
+    scale, x, y = between(*recipe.scale), between(-2, 2) * recipe.shift, between(-2, 2) * recipe.shift
+    gain = 1 + between(-1, 1) * recipe.contrast
+    offset = between(-2, 2) * recipe.brightness
+    cos, sin = angle.cos() / scale, angle.sin() / scale
+    matrix = torch.stack([torch.stack([cos, -sin, x], 1), torch.stack([sin, cos, y], 1)], 1)
+    return (resample(pixels, size, matrix) * gain[:, None, None, None] + offset[:, None, None, None]).clamp(
+        -1, 1
+    )
+
+
+def resample(pixels: Tensor, size: int, matrix: Tensor | None = None) -> Tensor:
+    """Bicubic resampling to `size` under an affine `matrix` (B, 2, 3) of normalised coordinates."""
+    while pixels.shape[-1] >= 2 * size:
+        pixels = avg_pool2d(pixels, 2)
+    if matrix is None:
+        if pixels.shape[-1] == size:
+            return pixels
+        matrix = torch.eye(2, 3).expand(len(pixels), 2, 3)
+    grid = affine_grid(matrix, [len(pixels), 1, size, size], align_corners=False)
+    return grid_sample(pixels, grid, mode="bicubic", padding_mode="border", align_corners=False).clamp(-1, 1)

@@ -1,0 +1,234 @@
+"""One training loop for every route: a generator of step records; the caller owns bars, logs and stopping.
+
+A route names its players (a module with its own optimizer: the U-Net; or an autoencoder and its
+discriminator) and gives, for each, the loss of a batch. A batch is a function of (seed, step) alone, so a run
+that was killed and started again sees what it would have seen: the losses are those of an uninterrupted run.
+
+Master weights, moments and the moving average are float32 in `FOLDER/state.safetensors`.
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from pydantic import Field
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from synthaug.errors import OutputFolderError, TrainingDivergedError
+from synthaug.recipes import Recipe, differences
+
+STATE = "state.safetensors"
+
+
+class LoopRecipe(Recipe):
+    """How long and how fast. Rates rise linearly over `warmup` steps and fall to 0 over the last `decay` share."""
+
+    steps: int = Field(gt=0)
+    batch_size: int = Field(gt=0)
+    learning_rate: float = Field(gt=0)
+    warmup: int = Field(default=100, ge=0)
+    decay: float = Field(default=0.4, ge=0, le=1)
+    weight_decay: float = Field(default=0.01, ge=0)
+    betas: tuple[float, float] = (0.9, 0.99)
+    ema: float = Field(default=0.999, ge=0, lt=1)
+    clip: float = Field(default=1.0, gt=0)
+    seed: int = 0
+
+    def rate(self, step: int) -> float:
+        """Share of the full learning rate at `step`."""
+        rise = min(1.0, (step + 1) / max(1, self.warmup))
+        fall = (self.steps - step) / max(1.0, self.decay * self.steps)
+        return rise * min(1.0, fall)
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """What one step did: loss and further figures of each player, averaged over the batch."""
+
+    step: int
+    figures: Mapping[str, float]
+    learning_rate: float
+
+
+class Route(Protocol):
+    """What the loop asks of a route. `players` may be replaced by the loop with distributed wrappers."""
+
+    players: dict[str, nn.Module]
+
+    def batch(self, step: int, rank: int, world: int) -> Any:
+        """This process's slice of the batch of `step`, a function of (seed, step) alone."""
+
+    def loss(self, player: str, batch: Any, step: int) -> tuple[Tensor, dict[str, Tensor]] | None:
+        """Loss of one player and figures worth a log line; None where the player rests."""
+
+
+class Training:
+    """Optimizers, moving averages and position of a run; iterate `run()` to advance it.
+
+    Args:
+        route: what is trained.
+        recipe: length and rates.
+        folder: where the state lives; a state found there is resumed.
+        identity: what must be equal for a resume (recipe, data digest); a difference is an error that names it.
+        accelerator: device, precision and processes.
+
+    Raises:
+        OutputFolderError: the folder holds the state of another run.
+        TrainingDivergedError: a loss is not finite; the last saved state is kept.
+    """
+
+    def __init__(
+        self,
+        route: Route,
+        recipe: LoopRecipe,
+        folder: Path,
+        identity: Mapping[str, Any],
+        accelerator: Accelerator,
+    ):
+        self.route, self.recipe, self.folder, self.identity = route, recipe, folder, dict(identity)
+        self.accelerator = accelerator
+        self.optimizers: dict[str, Any] = {}
+        self.averages: dict[str, list[Tensor]] = {}
+        self.step = 0
+        for name, module in route.players.items():
+            trainable = [p for p in module.parameters() if p.requires_grad]
+            optimizer = torch.optim.AdamW(
+                trainable,
+                lr=recipe.learning_rate,
+                betas=recipe.betas,
+                weight_decay=recipe.weight_decay,
+                fused=True,
+            )
+            route.players[name], self.optimizers[name] = self.accelerator.prepare(module, optimizer)
+            self.averages[name] = [p.detach().to(self.accelerator.device, copy=True) for p in trainable]
+        if (folder / STATE).exists():
+            self._load()
+
+    def run(self, save_every: int = 500, until: int | None = None) -> Iterator[StepRecord]:
+        """Train to the end of the recipe, or to step `until`, saving every `save_every` steps and at the end."""
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        end = min(self.recipe.steps, self.recipe.steps if until is None else until)
+        while self.step < end:
+            rate = self.recipe.learning_rate * self.recipe.rate(self.step)
+            batch = self.route.batch(self.step, rank, world)
+            figures: dict[str, float] = {}
+            for name, module in self.route.players.items():
+                optimizer = self.optimizers[name]
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                outcome = self.route.loss(name, batch, self.step)
+                if outcome is None:
+                    continue
+                loss, more = outcome
+                optimizer.zero_grad(set_to_none=True)
+                self.accelerator.backward(loss)
+                norm = self.accelerator.clip_grad_norm_(module.parameters(), self.recipe.clip)
+                if not (torch.isfinite(loss) and torch.isfinite(norm)):
+                    raise TrainingDivergedError(
+                        f"the loss of {name} is not finite at step {self.step}; the last good state is in "
+                        f"{self.folder / STATE}; lower learning_rate and run the same command again"
+                    )
+                optimizer.step()
+                self._average(name)
+                figures |= {
+                    f"{name}/{key}": float(value.detach()) for key, value in {"loss": loss, **more}.items()
+                }
+            self.step += 1
+            if self.step % save_every == 0 or self.step == end:
+                self.save()
+            yield StepRecord(self.step, figures, rate)
+
+    def averaged(self, player: str) -> dict[str, Tensor]:
+        """The moving average of a player's trainable parameters, by name."""
+        module = self.accelerator.unwrap_model(self.route.players[player])
+        names = [name for name, p in module.named_parameters() if p.requires_grad]
+        return dict(zip(names, self.averages[player], strict=True))
+
+    @contextmanager
+    def swapped(self, player: str) -> Iterator[None]:
+        """The player with its moving average in place of its weights, for samples and validation."""
+        module = self.accelerator.unwrap_model(self.route.players[player])
+        kept = [p.detach().clone() for _, p in _trainable(module)]
+        _write(module, self.averages[player])
+        try:
+            yield
+        finally:
+            _write(module, kept)
+
+    def save(self) -> None:
+        """Write the state: temporary name, fsync, rename; only the main process writes."""
+        if not self.accelerator.is_main_process:
+            return
+        tensors: dict[str, Tensor] = {}
+        for player, module in self.route.players.items():
+            module = self.accelerator.unwrap_model(module)
+            moments = self.optimizers[player].state
+            for (name, p), average in zip(_trainable(module), self.averages[player], strict=True):
+                tensors |= {f"{player}/weight/{name}": p.detach(), f"{player}/average/{name}": average}
+                tensors |= {f"{player}/{key}/{name}": value for key, value in moments[p].items()}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        partial = self.folder / f".{STATE}.partial"
+        note = {"step": str(self.step), "identity": json.dumps(self.identity, sort_keys=True)}
+        save_file({k: v.contiguous().cpu() for k, v in tensors.items()}, partial, metadata=note)
+        with open(partial, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, self.folder / STATE)
+
+    def _load(self) -> None:
+        with safe_open(self.folder / STATE, "pt", device=str(self.accelerator.device)) as state:
+            note = state.metadata()
+            found = json.loads(note["identity"])
+            if changed := differences(found, json.loads(json.dumps(self.identity))):
+                raise OutputFolderError(
+                    f"{self.folder} holds a run with other settings ({', '.join(changed)}); "
+                    "choose another --out, or the settings it was started with"
+                )
+            self.step = int(note["step"])
+            keys = set(state.keys())
+            for player, module in self.route.players.items():
+                module = self.accelerator.unwrap_model(module)
+                optimizer = self.optimizers[player]
+                for (name, p), average in zip(_trainable(module), self.averages[player], strict=True):
+                    p.data.copy_(state.get_tensor(f"{player}/weight/{name}"))
+                    average.copy_(state.get_tensor(f"{player}/average/{name}"))
+                    for key in ("step", "exp_avg", "exp_avg_sq"):
+                        if (stored := f"{player}/{key}/{name}") in keys:
+                            optimizer.state[p][key] = state.get_tensor(stored)
+
+    @torch.no_grad()
+    def _average(self, player: str) -> None:
+        decay = min(self.recipe.ema, (1 + self.step) / (10 + self.step))
+        module = self.accelerator.unwrap_model(self.route.players[player])
+        weights = [p.detach() for _, p in _trainable(module)]
+        torch._foreach_lerp_(self.averages[player], weights, 1 - decay)
+
+
+def _trainable(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    return [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+
+
+@torch.no_grad()
+def _write(module: nn.Module, values: Sequence[Tensor]) -> None:
+    for (_, p), value in zip(_trainable(module), values, strict=True):
+        p.copy_(value)
+
+
+def draws(seed: int, step: int, stream: int = 0) -> torch.Generator:
+    """A generator on the CPU that depends on (seed, step, stream) alone."""
+    mixed = (seed * 1_000_003 + step) * 64 + stream
+    return torch.Generator().manual_seed(mixed % (2**63 - 1))
+
+
+def share(total: int, rank: int, world: int) -> slice:
+    """The slice of a global batch of `total` that belongs to `rank`."""
+    size = math.ceil(total / world)
+    return slice(rank * size, min(total, (rank + 1) * size))

@@ -1,0 +1,299 @@
+"""Training of a detector: a generator of step records over any number of data sets.
+
+Conventions: the loss is binary cross-entropy over known labels only (NaN is masked). Batch and augmentation of a step are
+functions of (seed, step) alone, so a run that was cut off goes on exactly where it stopped. Everything that is chosen
+(which step to keep, thresholds, temperature) is chosen on validation patients.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from synthaug.detection.augment import Augmentation, augment
+from synthaug.detection.calibration import auroc_by_finding, choose_thresholds, fit_temperature
+from synthaug.detection.detector import Detector, DetectorConfig, Start, build_detector, has_bf16
+from synthaug.detection.films import Films, Fit, RadiographData, hold, split_films
+from synthaug.detection.predict import logits, predict
+from synthaug.detection.training_state import TrainingState, average, load_state, save_state
+from synthaug.diffusion.device import choose_device
+from synthaug.errors import DataError, TrainingDivergedError
+from synthaug.recipes import Recipe
+
+
+class TrainRecipe(Recipe):
+    """What a training run is to do."""
+
+    arch: str = Field(default="densenet121", description="any timm name")
+    findings: tuple[str, ...] | None = Field(
+        default=None, description="heads; default: what the data can teach"
+    )
+    image_size: int = Field(default=224, ge=32)
+    fit: Fit = "crop"
+    normalisation: Literal["film", "fixed"] = "film"
+    start: Start = "random"
+    seed: int = Field(default=0, ge=0)
+    steps: int = Field(default=2000, ge=1)
+    batch_size: int = Field(default=32, ge=2)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.05, ge=0)
+    warmup: float = Field(default=0.05, ge=0, lt=1, description="fraction of the steps")
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
+    ema: float = Field(default=0.998, ge=0, lt=1)
+    clip: float = Field(default=1.0, gt=0, description="largest norm of the gradient")
+    balance: Literal["sampling", "weights", "none"] = "sampling"
+    emphasis: dict[str, float] = Field(
+        default={}, description="weight of a finding in the loss, 1 by default"
+    )
+    augmentation: Augmentation = Augmentation()
+    validation_fraction: float = Field(
+        default=0.15, gt=0, lt=0.9, description="of the patients, where no set is given"
+    )
+    validate_every: int = Field(default=100, ge=1)
+    select: tuple[str, ...] = Field(default=(), description="findings whose mean AUROC decides; default: all")
+    keep: Literal["best", "last"] = "best"
+    absent: Literal["known", "no_finding"] = Field(
+        default="known",
+        description="thresholds tell a finding from every film without it, or from no_finding films",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """One step: its loss, and at validation steps the AUROC of each finding that validation can measure."""
+
+    step: int
+    steps: int
+    loss: float
+    learning_rate: float
+    validation: dict[str, float] | None = None
+    best: bool = False
+
+
+def train_detector(
+    data: RadiographData | Iterable[RadiographData],
+    arch: str | None = None,
+    recipe: TrainRecipe | None = None,
+    out: str | Path = "detector",
+    *,
+    validation: RadiographData | Iterable[RadiographData] | None = None,
+    device: str = "auto",
+    save_every: int = 200,
+    facts: dict[str, Any] | None = None,
+) -> Iterator[StepRecord]:
+    """Train a detector and write it to `out`; the same call again resumes a run that was cut off.
+
+    Arguments: `data` one or more data sets (real, synthetic, mixed); `arch` replaces the recipe's; `validation` the films
+    to choose by (default: a part of the patients of `data`); `facts` more entries for `config.training`.
+    Raises `DataError` without films or findings to learn, `UnknownNameError` for an unknown architecture or finding,
+    `TrainingDivergedError`. Yields one record a step; the folder is complete when the iterator ends.
+    """
+    recipe = recipe or TrainRecipe()
+    if arch is not None:
+        recipe = recipe.model_copy(update={"arch": arch})
+    train, held_out = _two_parts(data, validation, recipe)
+    return _train(train, held_out, recipe, Path(out), choose_device(device), save_every, facts or {})
+
+
+def _two_parts(data: Any, validation: Any, recipe: TrainRecipe) -> tuple[Films, Films]:
+    films = hold(data, recipe.image_size, recipe.findings, recipe.fit)
+    if validation is None:
+        inside, outside = split_films(films, recipe.validation_fraction, recipe.seed)
+        films, held_out = films.subset(inside), films.subset(outside)
+    else:
+        held_out = hold(validation, recipe.image_size, films.findings, recipe.fit)
+        shared = set(films.patients) & set(held_out.patients)
+        if shared and not all(":" in name for name in shared):
+            raise DataError(
+                f"{len(shared)} patients are in both the training and the validation films; split by patient"
+            )
+    if recipe.findings is None:
+        films, held_out = _teachable(films, held_out)
+    return films, held_out
+
+
+def _teachable(films: Films, held_out: Films) -> tuple[Films, Films]:
+    """Keep the findings that the training films show both present and absent."""
+    kept = [f for f in films.findings if {0.0, 1.0} <= set(films.column(f).tolist())]
+    if not kept:
+        raise DataError(
+            f"nothing to learn: none of {', '.join(films.findings) or 'no finding'} is both present and absent in the films"
+        )
+    columns = [films.findings.index(f) for f in kept]
+    return tuple(  # type: ignore[return-value]
+        Films(part.images, part.labels[:, columns], tuple(kept), part.patients, part.keys)
+        for part in (films, held_out)
+    )
+
+
+def sampling_weights(labels: np.ndarray) -> np.ndarray:
+    """How often each film is drawn, summing to 1: the mean over its known findings of 1 / (films with the same value).
+
+    A film of a very rare finding is drawn at most four times as often as films are on average.
+    """
+    share = np.zeros(labels.shape)
+    for value in (0.0, 1.0):
+        match = labels == value
+        share += match / np.maximum(match.sum(0, keepdims=True), 1)
+    weights = share.sum(1) / np.maximum((~np.isnan(labels)).sum(1), 1)
+    if not weights.any():
+        raise DataError("no film has a known label for the findings to learn")
+    weights = np.minimum(weights, 4 * weights.mean())
+    return weights / weights.sum()
+
+
+def masked_loss(
+    logits: Tensor, labels: Tensor, positive: Tensor, emphasis: Tensor, smoothing: float = 0.0
+) -> Tensor:
+    """Binary cross-entropy (B, f) averaged over known labels.
+
+    Arguments: `labels` 1, 0 or NaN; `positive` (f,) the weight of present labels; `emphasis` (f,) the weight of a finding.
+    """
+    known = ~torch.isnan(labels)
+    target = torch.where(known, labels, torch.zeros_like(labels))
+    smooth = target * (1 - 2 * smoothing) + smoothing
+    each = F.binary_cross_entropy_with_logits(logits, smooth, pos_weight=positive, reduction="none")
+    weight = known * emphasis
+    return (each * weight).sum() / weight.sum().clamp(min=1e-9)
+
+
+def _positive_weights(labels: np.ndarray, balance: str) -> np.ndarray:
+    if balance != "weights":
+        return np.ones(labels.shape[1], np.float32)
+    present, absent = (labels == 1).sum(0), (labels == 0).sum(0)
+    return np.clip(absent / np.maximum(present, 1), 0.05, 20).astype(np.float32)
+
+
+def learning_rate(step: int, recipe: TrainRecipe) -> float:
+    """Linear warm-up, then half a cosine down to zero; `step` counts from 0."""
+    warm = max(1, round(recipe.warmup * recipe.steps))
+    if step < warm:
+        return recipe.learning_rate * (step + 1) / warm
+    return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, recipe.steps - warm)))
+
+
+def _parameter_groups(detector: Detector, decay: float) -> list[dict[str, Any]]:
+    """Norms and biases are not decayed."""
+    matrices = [p for p in detector.parameters() if p.dim() > 1]
+    vectors = [p for p in detector.parameters() if p.dim() <= 1]
+    return [{"params": matrices, "weight_decay": decay}, {"params": vectors, "weight_decay": 0.0}]
+
+
+def _train(
+    train: Films,
+    held_out: Films,
+    recipe: TrainRecipe,
+    out: Path,
+    device: torch.device,
+    save_every: int,
+    facts: dict[str, Any],
+) -> Iterator[StepRecord]:
+    config = DetectorConfig(
+        arch=recipe.arch,
+        findings=train.findings,
+        image_size=recipe.image_size,
+        fit=recipe.fit,
+        normalisation=recipe.normalisation,
+    )
+    detector = build_detector(config, recipe.start, recipe.seed, recipe.dropout).to(
+        device, memory_format=torch.channels_last
+    )
+    config = detector.config
+    optimizer = torch.optim.AdamW(
+        _parameter_groups(detector, recipe.weight_decay), lr=recipe.learning_rate, betas=(0.9, 0.99)
+    )
+    state = TrainingState(detector, optimizer)
+    identity = {"recipe": recipe.digest(), "films": train.digest(), "validation": held_out.digest()}
+    load_state(out, state, identity)
+    draw = sampling_weights(train.labels) if recipe.balance == "sampling" else None
+    positive = torch.from_numpy(_positive_weights(train.labels, recipe.balance)).to(device)
+    emphasis = torch.tensor([recipe.emphasis.get(f, 1.0) for f in train.findings], device=device)
+
+    while state.step < recipe.steps:
+        step = state.step
+        rate = learning_rate(step, recipe)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        chosen = np.random.default_rng([recipe.seed, step]).choice(len(train), recipe.batch_size, p=draw)
+        generator = torch.Generator().manual_seed((recipe.seed << 32) + step)
+        images = augment(torch.from_numpy(train.images[chosen]).to(device), recipe.augmentation, generator)
+        labels = torch.from_numpy(train.labels[chosen]).to(device)
+        detector.train()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed((recipe.seed << 32) + step)
+            with torch.autocast(device.type, torch.bfloat16, enabled=has_bf16(device)):
+                scores = detector(images.contiguous(memory_format=torch.channels_last))
+            loss = masked_loss(scores.float(), labels, positive, emphasis, recipe.label_smoothing)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+        torch.nn.utils.clip_grad_norm_(detector.parameters(), recipe.clip)
+        optimizer.step()
+        value = loss.item()
+        if not math.isfinite(value):
+            raise TrainingDivergedError(
+                f"{out}: the loss is {value} at step {step + 1}; lower learning_rate ({recipe.learning_rate})"
+            )
+        state.step += 1
+        average(state.averaged, detector, min(recipe.ema, state.step / (state.step + 10)))
+        measured, best = None, False
+        if state.step % recipe.validate_every == 0 or state.step == recipe.steps:
+            measured = auroc_by_finding(
+                logits(state.averaged, held_out.images), held_out.labels, held_out.findings
+            )
+            best = state.consider(_selection(measured, recipe.select))
+        if state.step % save_every == 0 and state.step < recipe.steps:
+            save_state(out, state, identity)
+        yield StepRecord(state.step, recipe.steps, value, rate, measured, best)
+
+    final = state.kept() if recipe.keep == "best" else state.averaged
+    _write(
+        final,
+        config,
+        held_out,
+        recipe,
+        out,
+        {**facts, "films": len(train), "patients": len(set(train.patients))},
+    )
+    state.discard(out)
+
+
+def _selection(measured: dict[str, float], select: Sequence[str]) -> float:
+    values = [v for f, v in measured.items() if not select or f in select]
+    return float(np.mean(values)) if values else 0.0
+
+
+def _write(
+    detector: Detector,
+    config: DetectorConfig,
+    held_out: Films,
+    recipe: TrainRecipe,
+    out: Path,
+    facts: dict[str, Any],
+) -> None:
+    """Choose thresholds and temperature on validation, then save."""
+    scores = logits(detector, held_out.images)
+    temperature = fit_temperature(scores, held_out.labels)
+    detector.config = config.model_copy(update={"temperature": temperature})
+    probabilities = predict(detector, held_out.images)
+    thresholds = choose_thresholds(probabilities, held_out.labels, held_out.findings, recipe.absent)
+    measured = auroc_by_finding(scores, held_out.labels, held_out.findings)
+    training = {
+        **facts,
+        "recipe": json.loads(json.dumps(recipe.values())),
+        "validation": {
+            "films": len(held_out),
+            "patients": len(set(held_out.patients)),
+            "auroc": {f: round(v, 4) for f, v in measured.items()},
+        },
+    }
+    detector.config = detector.config.model_copy(update={"thresholds": thresholds, "training": training})
+    detector.save(out)

@@ -1,0 +1,213 @@
+"""Prompts and seeds -> images: text embeddings, guided denoising of latents, decoding.
+
+Latents are (B, C, H / f, W / f), f = `Checkpoint.scale_factor`, kept in float32 between steps whatever the precision
+of the weights; images leave as uint8 (B, 1, H, W). Guidance (Ho and Salimans, arXiv:2207.12598) with scale w turns two
+predictions, with the prompt and with the negative prompt, into
+
+    v = v_negative + w (v_prompt - v_negative)
+
+A scale of 1 is off. Guidance may be limited to an interval of steps (Kynkäänniemi et al., arXiv:2404.07724): outside it
+only the prompt's own prediction is computed, at half the cost.
+
+Noise is a function of (seed, index). Images of one (seed, index, prompt) in batches of other sizes or company differ by
+rounding alone: at most 2 grey levels in float32.
+"""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from synthaug.diffusion.checkpoint import Checkpoint
+from synthaug.diffusion.noise import generator, noise
+from synthaug.diffusion.schedule import AS_SAVED, make_scheduler, quiet_numpy, takes_generator
+from synthaug.errors import UserError
+
+KEPT_EMBEDDINGS = 4096
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a checkpoint is sampled; `resolve` fills in the checkpoint's own defaults."""
+
+    guidance_scale: float
+    guidance_interval: tuple[float, float]
+    num_inference_steps: int
+    scheduler: str
+    image_size: int
+
+    def guided(self, step: int, steps: int) -> bool:
+        """Whether guidance is on at `step` of `steps`."""
+        low, high = self.guidance_interval
+        return self.guidance_scale != 1 and low <= step / steps < high
+
+
+def resolve(
+    checkpoint: Checkpoint,
+    guidance_scale: float | None = None,
+    guidance_interval: tuple[float, float] | None = None,
+    num_inference_steps: int | None = None,
+    scheduler: str | None = None,
+    image_size: int | None = None,
+) -> Settings:
+    """The given settings, and the checkpoint's where None.
+
+    Raises:
+        UserError: a value that no sampler can work with.
+        UnknownNameError: no scheduler of that name.
+    """
+    card = checkpoint.card
+    settings = Settings(
+        guidance_scale=float(card.guidance_scale if guidance_scale is None else guidance_scale),
+        guidance_interval=card.guidance_interval if guidance_interval is None else guidance_interval,
+        num_inference_steps=card.num_inference_steps if num_inference_steps is None else num_inference_steps,
+        scheduler=card.scheduler if scheduler is None else scheduler,
+        image_size=card.image_size if image_size is None else image_size,
+    )
+    low, high = settings.guidance_interval
+    if not 1 <= settings.guidance_scale < 1000:
+        raise UserError(f"--guidance-scale {settings.guidance_scale:g}: expected a number from 1 (off) up")
+    if not 0 <= low <= high <= 1:
+        raise UserError(f"guidance_interval {low}, {high}: expected 0 <= from <= to <= 1")
+    if settings.num_inference_steps < 1:
+        raise UserError(f"--num-inference-steps {settings.num_inference_steps}: expected 1 or more")
+    if settings.image_size < 1 or settings.image_size % checkpoint.scale_factor:
+        raise UserError(
+            f"--image-size {settings.image_size}: expected a multiple of {checkpoint.scale_factor} "
+            f"(the checkpoint was trained at {card.image_size})"
+        )
+    make_scheduler(checkpoint.scheduler_config, settings.scheduler)
+    return settings
+
+
+@torch.inference_mode()
+def sample(
+    checkpoint: Checkpoint,
+    prompts: Sequence[str],
+    seeds: Sequence[tuple[int, int]],
+    *,
+    negative_prompts: Sequence[str] | str | None = None,
+    guidance_scale: float | None = None,
+    guidance_interval: tuple[float, float] | None = None,
+    num_inference_steps: int | None = None,
+    scheduler: str | None = None,
+    image_size: int | None = None,
+    exact: bool = False,
+) -> np.ndarray:
+    """Draw one image a prompt.
+
+    Args:
+        prompts: B texts.
+        seeds: B pairs (recipe seed, index): all that the noise depends on.
+        negative_prompts: what guidance leads away from; one for all or one each. None takes the checkpoint's.
+        guidance_scale, guidance_interval, num_inference_steps, scheduler, image_size: None takes the checkpoint's.
+        exact: the numbers of `StableDiffusionPipeline` from the same latents: guidance at every step, latents in the
+            precision of the weights, and the scheduler that the checkpoint came with unless one is named.
+
+    Returns:
+        uint8 (B, 1, H, W).
+
+    Raises:
+        UserError: lengths that differ, or a setting that no sampler can work with.
+    """
+    negatives = [negative_prompts] * len(prompts) if isinstance(negative_prompts, str) else negative_prompts
+    if negatives is None:
+        negatives = [checkpoint.card.negative_prompt] * len(prompts)
+    if not len(prompts) == len(seeds) == len(negatives):
+        raise UserError(
+            f"found {len(prompts)} prompts, {len(seeds)} seeds, {len(negatives)} negative prompts"
+        )
+    if exact:
+        guidance_interval, scheduler = (0.0, 1.0), scheduler or AS_SAVED
+    settings = resolve(
+        checkpoint, guidance_scale, guidance_interval, num_inference_steps, scheduler, image_size
+    )
+    if not prompts:
+        return np.zeros((0, 1, settings.image_size, settings.image_size), np.uint8)
+    side = settings.image_size // checkpoint.scale_factor
+    shape = (checkpoint.unet.config.in_channels, side, side)
+    latents = torch.stack([noise(seed, index, shape) for seed, index in seeds])
+    latents = latents.to(checkpoint.device, checkpoint.dtype if exact else torch.float32)
+    generators = [generator(seed, index, "steps") for seed, index in seeds]
+    text, negative = embed(checkpoint, prompts), embed(checkpoint, negatives)
+    with quiet_numpy():
+        latents = denoise(checkpoint, latents, text, negative, settings, generators)
+    return decode(checkpoint, latents, together=exact)
+
+
+@torch.inference_mode()
+def embed(checkpoint: Checkpoint, prompts: Sequence[str]) -> torch.Tensor:
+    """Text embeddings (B, tokens, width); each prompt is encoded by itself, once."""
+    kept = checkpoint.embeddings
+    if len(kept) > KEPT_EMBEDDINGS:
+        kept.clear()
+    for prompt in dict.fromkeys(prompts):
+        if prompt not in kept:
+            kept[prompt] = _encode(checkpoint, prompt)
+    return torch.cat([kept[prompt] for prompt in prompts])
+
+
+def _encode(checkpoint: Checkpoint, prompt: str) -> torch.Tensor:
+    tokenizer, encoder = checkpoint.tokenizer, checkpoint.text_encoder
+    length = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
+    if len(tokenizer(prompt).input_ids) > length:
+        warnings.warn(f"the prompt is longer than {length} tokens and is cut there: {prompt!r}", stacklevel=5)
+    tokens = tokenizer(prompt, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+    masked = getattr(encoder.config, "use_attention_mask", False)
+    mask = tokens.attention_mask.to(checkpoint.device) if masked else None
+    return encoder(tokens.input_ids.to(checkpoint.device), attention_mask=mask)[0]
+
+
+def denoise(
+    checkpoint: Checkpoint,
+    latents: torch.Tensor,
+    text: torch.Tensor,
+    negative: torch.Tensor,
+    settings: Settings,
+    generators: list[torch.Generator],
+) -> torch.Tensor:
+    """Standard normal noise (B, C, h, w) -> latents, by the scheduler's steps."""
+    scheduler = make_scheduler(checkpoint.scheduler_config, settings.scheduler)
+    scheduler.set_timesteps(settings.num_inference_steps, device=checkpoint.device)
+    extra: dict[str, Any] = {"generator": generators} if takes_generator(scheduler) else {}
+    both = torch.cat([negative, text])
+    latents = latents * scheduler.init_noise_sigma
+    steps = len(scheduler.timesteps)
+    for step, time in enumerate(scheduler.timesteps):
+        scaled = scheduler.scale_model_input(latents, time)
+        if settings.guided(step, steps):
+            away, prediction = (
+                predict(checkpoint, torch.cat([scaled, scaled]), time, both).to(latents.dtype).chunk(2)
+            )
+            prediction = away + settings.guidance_scale * (prediction - away)
+        else:
+            prediction = predict(checkpoint, scaled, time, text).to(latents.dtype)
+        latents = scheduler.step(prediction, time, latents, return_dict=False, **extra)[0]
+    return latents
+
+
+def predict(
+    checkpoint: Checkpoint, latents: torch.Tensor, time: torch.Tensor, text: torch.Tensor
+) -> torch.Tensor:
+    """The U-Net's prediction of noise, v or sample, as the checkpoint was trained."""
+    latents = latents.to(checkpoint.dtype, memory_format=torch.channels_last)
+    return checkpoint.unet(latents, time, encoder_hidden_states=text, return_dict=False)[0]
+
+
+@torch.inference_mode()
+def decode(checkpoint: Checkpoint, latents: torch.Tensor, together: bool = False) -> np.ndarray:
+    """Latents (B, C, h, w) -> uint8 (B, 1, H, W); RGB becomes its mean.
+
+    Args:
+        together: decode as one batch; one by one is faster on a CPU, and gives the same numbers in any company.
+    """
+    config = checkpoint.vae.config
+    latents = latents / config.scaling_factor + (config.shift_factor or 0.0)
+    latents = latents.to(checkpoint.dtype, memory_format=torch.channels_last)
+    parts = [latents] if together or checkpoint.device.type != "cpu" else latents.split(1)
+    images = torch.cat([checkpoint.vae.decode(part, return_dict=False)[0] for part in parts])
+    grey = (images.float() / 2 + 0.5).clamp(0, 1).mean(1, keepdim=True)
+    return (grey * 255).round().to(torch.uint8).contiguous().cpu().numpy()

@@ -1,0 +1,57 @@
+"""Flags that several commands share, each described once: types for the command table in `synthaug.cli`."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+Many = Parameter(consume_multiple=True, negative="")
+Switch = Parameter(negative="")
+
+Label = Annotated[
+    list[str] | None,
+    Many,
+    Parameter(help="A finding, or FINDING=0 for its absence. Repeated: every film has them all."),
+]
+Count = Annotated[int, Parameter(help="Number of films.")]
+Seed = Annotated[int, Parameter(help="A film's noise depends on the seed and the film's index alone.")]
+ShardSize = Annotated[int, Parameter(help="Films in a shard.")]
+Steps = Annotated[int | None, Parameter(help="Steps of the sampler; by default the checkpoint's.")]
+GuidanceScale = Annotated[float | None, Parameter(help="How strongly the prompt steers; 1 is off.")]
+BatchSize = Annotated[int | None, Parameter(help="Films sampled together; by default what the device holds.")]
+ImageFormat = Annotated[Literal["png", "jpeg", "webp"], Parameter(help="How films are stored.")]
+ImageSize = Annotated[int | None, Parameter(help="Edge in pixels; by default the checkpoint's.")]
+Prompt = Annotated[str | None, Parameter(help="Free text in place of the one made from the labels.")]
+NegativePrompt = Annotated[str | None, Parameter(help="What to steer away from.")]
+DryRun = Annotated[bool, Switch, Parameter(help="Print the plan and write nothing.")]
+Model = Annotated[str, Parameter(help='"embedded", a checkpoint folder or a hub id.')]
+DetectorSource = Annotated[str, Parameter(help='"embedded" or a detector folder.')]
+Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], Parameter(help="Where to compute.")]
+View = Annotated[Literal["PA", "AP", "lateral"] | None, Parameter(help="Projection; unknown when left out.")]
+Sex = Annotated[Literal["F", "M"] | None, Parameter(help="Unknown when left out.")]
+Age = Annotated[float | None, Parameter(help="Years; unknown when left out.")]
+Data = Annotated[list[Path], Many, Parameter(help="Folders of films.")]
+Synthetic = Annotated[list[Path] | None, Many, Parameter(help="Folders of synthetic films.")]
+Real = Annotated[Path | None, Parameter(help="Folder of real films.")]
+Report = Annotated[Path, Parameter(help="Folder for results.json and results.md.")]
+Findings = Annotated[
+    list[str] | None, Many, Parameter(help="Findings to look at; by default all that the films can show.")
+]
+Arch = Annotated[str | None, Parameter(help="densenet121, vit_small_patch16_224 or any other timm name.")]
+Split = Annotated[
+    str | None,
+    Parameter(
+        help="Use this part of --splits-file, in the folders it names films of; others are used whole."
+    ),
+]
+SplitsFile = Annotated[
+    str, Parameter(help='A split by patient: a packaged name ("nih-sample") or a CSV of image,part.')
+]
+Recipe = Annotated[str, Parameter(help="A packaged recipe (`synthaug models` lists them) or a YAML file.")]
+Overrides = Annotated[
+    list[str] | None,
+    Many,
+    Parameter(name="--set", help="KEY=VALUE in place of the recipe's; dotted: augmentation.rotation=5."),
+]
+SkipBad = Annotated[bool, Switch, Parameter(help="Leave out films that cannot be read.")]
+Json = Annotated[bool, Switch, Parameter(name="--json", help="Print JSON.")]

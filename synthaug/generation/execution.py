@@ -1,0 +1,156 @@
+"""How a run is executed: device, precision, threads, batch size. Chosen once, kept in `execution.json`, used again."""
+
+import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+import diffusers
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from synthaug import __version__
+from synthaug.diffusion import Checkpoint, Settings, sample
+from synthaug.diffusion.device import choose_device, dtype_name
+from synthaug.errors import OutOfMemoryError, OutputFolderError
+from synthaug.shards import atomic_write
+
+EXECUTION = "execution.json"
+# CPU: benchmarks/generate_vs_diffusers.py --batch-size; larger ones are no faster on two cores and hold more memory.
+BATCH_SIZES = {"cuda": 64, "mps": 8, "cpu": 8}
+
+
+class Execution(BaseModel):
+    """Equal recipe and equal execution give equal bytes; nothing here names a machine."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    device: str
+    dtype: str
+    threads: int = Field(gt=0)
+    batch_size: int = Field(gt=0)
+    versions: dict[str, str]
+
+    def to_bytes(self) -> bytes:
+        """Content of `execution.json`."""
+        return (json.dumps(self.model_dump(), indent=2, sort_keys=True) + "\n").encode()
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides the numbers."""
+    names = {"torch": torch.__version__, "diffusers": diffusers.__version__, "synthaug": __version__}
+    return {**names, "transformers": version("transformers")}
+
+
+def read_execution(folder: Path) -> Execution | None:
+    """The execution that a run began with, or None.
+
+    Raises:
+        OutputFolderError: the file is damaged.
+    """
+    path = folder / EXECUTION
+    try:
+        return Execution.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValidationError as error:
+        raise OutputFolderError(f"{path}: not an execution of this version; choose another --out") from error
+
+
+def begin(
+    folder: Path, checkpoint: Checkpoint, settings: Settings, batch_size: int | None, count: int
+) -> Execution:
+    """Choose an execution by a short probe, and write it."""
+    device = checkpoint.device
+    wanted = min(batch_size or BATCH_SIZES[device.type], count)
+    execution = Execution(
+        device=device.type,
+        dtype=dtype_name(checkpoint.dtype),
+        threads=torch.get_num_threads(),
+        batch_size=fitting_batch(checkpoint, settings, wanted),
+        versions=versions(),
+    )
+    if batch_size and execution.batch_size < wanted:
+        warnings.warn(
+            f"--batch-size {wanted} does not fit in memory; using {execution.batch_size}", stacklevel=3
+        )
+    atomic_write(folder / EXECUTION, execution.to_bytes())
+    return execution
+
+
+def begun(execution: Execution, checkpoint: Checkpoint, batch_size: int | None) -> Checkpoint:
+    """Return the checkpoint as the run began with it, on its device and in its precision."""
+    if batch_size and batch_size != execution.batch_size:
+        warnings.warn(
+            f"the run began with --batch-size {execution.batch_size} and goes on with it", stacklevel=3
+        )
+    if execution.versions != versions():
+        old, new = execution.versions, versions()
+        names = ", ".join(
+            f"{name} {old.get(name)} -> {new[name]}" for name in new if old.get(name) != new[name]
+        )
+        warnings.warn(
+            f"the run goes on under other versions ({names}); films may differ by rounding", stacklevel=3
+        )
+    same = (execution.device, execution.dtype) == (checkpoint.device.type, dtype_name(checkpoint.dtype))
+    return (
+        checkpoint
+        if same
+        else checkpoint.to(choose_device(execution.device), getattr(torch, execution.dtype))
+    )
+
+
+def fitting_batch(checkpoint: Checkpoint, settings: Settings, batch_size: int) -> int:
+    """Halve a batch size until one guided step and the decoding fit in memory.
+
+    Raises:
+        OutOfMemoryError: not even one image fits.
+    """
+    while True:
+        try:
+            sample(
+                checkpoint,
+                [""] * batch_size,
+                [(0, 0)] * batch_size,
+                guidance_scale=settings.guidance_scale,
+                guidance_interval=(0.0, 1.0),
+                num_inference_steps=1,
+                scheduler="dpmsolver++",
+                image_size=settings.image_size,
+            )
+            return batch_size
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if batch_size == 1:
+                raise OutOfMemoryError(
+                    f"{checkpoint.device.type}: one image of {settings.image_size} px does not fit in memory; "
+                    "try a smaller --image-size or --device cpu"
+                ) from error
+        batch_size //= 2
+        if checkpoint.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out; on CPU and MPS torch says so in words only."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+
+
+@contextmanager
+def running(execution: Execution) -> Iterator[None]:
+    """Torch as the execution says: its threads, and algorithms that give the same numbers again."""
+    threads, cudnn = torch.get_num_threads(), torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.benchmark
+    torch.set_num_threads(execution.threads)
+    cudnn.deterministic, cudnn.benchmark = True, False
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        cudnn.deterministic, cudnn.benchmark = before

@@ -1,0 +1,392 @@
+"""Generate labelled synthetic radiographs into a folder of shards; the same command resumes.
+
+    OUT/recipe.yaml  execution.json      written first: what, and how
+    OUT/shard-000000.tar  .index         one after another; a whole one is kept on resume, the rest is drawn again
+    OUT/preview.png  README.md           contact sheet of the first films, data set card
+    OUT/manifest.json                    written last
+
+No file holds a clock, host or path. A batch never crosses a shard, so that batches are made of the same films whatever
+was interrupted: equal recipe and equal execution give equal bytes.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from synthaug import __version__, images
+from synthaug import findings as vocabulary
+from synthaug.cards import dataset_card
+from synthaug.diffusion import Checkpoint, Settings, load_checkpoint, resolve, sample
+from synthaug.errors import (
+    CorruptShardError,
+    DataError,
+    OutOfMemoryError,
+    OutputFolderError,
+    SynthaugError,
+    UserError,
+)
+from synthaug.generation.execution import (
+    EXECUTION,
+    Execution,
+    begin,
+    begun,
+    is_out_of_memory,
+    read_execution,
+    running,
+)
+from synthaug.generation.plan import KEY, GenerateRecipe, changed, make_recipe
+from synthaug.generation.writing import ShardWriter
+from synthaug.record import Record
+from synthaug.shards import (
+    ShardEntry,
+    atomic_write,
+    existing_shard,
+    lock,
+    read_manifest,
+    read_samples,
+    write_manifest,
+)
+
+RECIPE, MANIFEST, PREVIEW, CARD = "recipe.yaml", "manifest.json", "preview.png", "README.md"
+PREVIEWED = 16
+# Bytes a pixel of a radiograph, encoded: for the estimate of a dry run.
+BYTES_PER_PIXEL = {"png": 0.6, "jpeg": 0.25, "webp": 0.25}
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run is; films of an earlier, interrupted run count as done but not for the speed."""
+
+    done: int
+    total: int
+    images_per_second: float
+    seconds_left: float
+
+
+def generate(
+    labels: str | Sequence[str] | Mapping[str, float] | None = None,
+    *,
+    count: int = 16,
+    out: str | Path | None = None,
+    model: str | Path = "embedded",
+    seed: int = 0,
+    shard_size: int = 1000,
+    num_inference_steps: int | None = None,
+    guidance_scale: float | None = None,
+    batch_size: int | None = None,
+    format: str = "png",
+    prompt: str | None = None,
+    negative_prompt: str | None = None,
+    view: str | None = None,
+    age: float | None = None,
+    sex: str | None = None,
+    image_size: int | None = None,
+    device: str = "auto",
+    recipe: str | Path | GenerateRecipe | None = None,
+    dry_run: bool = False,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Path:
+    """Draw labelled radiographs into a folder of WebDataset shards.
+
+    Args:
+        labels: "pleural_effusion", ["edema", "mass=0"] (one film with both) or {"edema": 1}.
+        count: films.
+        out: folder; `./<label>-<first 8 of the recipe's digest>` when None. A begun one is resumed.
+        model: "embedded", a checkpoint folder or a hub id.
+        seed: with a film's index, all that its noise depends on.
+        shard_size: films a shard.
+        num_inference_steps, guidance_scale, negative_prompt, image_size: None takes the checkpoint's.
+        batch_size: None chooses by device; halved until it fits in memory. No part of the recipe.
+        format: "png" (lossless), "jpeg" or "webp".
+        prompt: replaces the one rendered from the labels, which are then recorded as given.
+        view, age, sex: left out of the prompt, and recorded as unknown, when None.
+        device: "auto", "cuda", "mps" or "cpu"; a resumed run stays on the one that it began on.
+        recipe: several conditions in one run: a `GenerateRecipe`, its YAML file or the name of a packaged one; its plan
+            stands in place of labels, prompt, view, age, sex and count, and the other arguments override it.
+        dry_run: print the plan and write nothing.
+        on_progress: called after each batch.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: see its tree; nothing is written.
+        OutputFolderError: the folder was made by another recipe (names the keys), holds other files or is in use.
+        DiskFullError, OutOfMemoryError: the finished shards are kept.
+    """
+    settings = {
+        "seed": seed,
+        "shard_size": shard_size,
+        "format": format,
+        "num_inference_steps": num_inference_steps,
+        "guidance_scale": guidance_scale,
+        "negative_prompt": negative_prompt,
+        "image_size": image_size,
+    }
+    if batch_size is not None and batch_size < 1:
+        raise UserError(f"--batch-size {batch_size}: expected 1 or more")
+    if recipe is None:
+        intent = make_recipe(labels, count, prompt, view, age, sex, **settings)
+    else:
+        if labels or any(given is not None for given in (prompt, view, age, sex)):
+            raise UserError("--recipe has its own plan; leave out --label, --prompt, --view, --age and --sex")
+        intent = _overridden(recipe, settings)
+    checkpoint = load_checkpoint(model, device)
+    resolved = intent.resolved(checkpoint)
+    folder = Path(resolved.folder_name() if out is None else out)
+    if dry_run:
+        _check_folder(folder, resolved)
+        print(describe(resolved, folder))
+        return folder
+    return run(resolved, checkpoint, folder, batch_size, on_progress)
+
+
+def describe(recipe: GenerateRecipe, folder: Path) -> str:
+    """What a run would do, in words; the recipe is a resolved one."""
+    size = recipe.count * ((recipe.image_size or 0) ** 2 * BYTES_PER_PIXEL[recipe.format] + 2560)
+    lines = [f"{entry.count} films: {entry.prompt}" for entry in recipe.plan]
+    lines += [
+        f"{recipe.count} films of {recipe.image_size} px in {len(recipe.shards)} shards, about {size / 1e6:.1f} MB",
+        f"steps {recipe.num_inference_steps}, guidance scale {recipe.guidance_scale:g}, {recipe.scheduler}",
+        f"checkpoint {recipe.checkpoint.name if recipe.checkpoint else '?'}",
+        f"recipe {recipe.digest()}",
+        f"into {folder}",
+    ]
+    return "\n".join(lines)
+
+
+def run(
+    recipe: GenerateRecipe,
+    checkpoint: Checkpoint,
+    folder: Path,
+    batch_size: int | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Path:
+    """Begin or resume a resolved recipe; see `generate`."""
+    _check_folder(folder, recipe)
+    with lock(folder):
+        _check_folder(folder, recipe)
+        if _finished(folder):
+            return folder
+        if not (folder / RECIPE).exists():
+            atomic_write(folder / RECIPE, recipe.to_yaml().encode())
+        settings = resolve(
+            checkpoint,
+            recipe.guidance_scale,
+            recipe.guidance_interval,
+            recipe.num_inference_steps,
+            recipe.scheduler,
+            recipe.image_size,
+        )
+        execution = read_execution(folder)
+        if execution is None:
+            execution = begin(folder, checkpoint, settings, batch_size, min(recipe.count, recipe.shard_size))
+        else:
+            checkpoint = begun(execution, checkpoint, batch_size)
+        with running(execution):
+            entries = _write_shards(recipe, checkpoint, settings, execution, folder, on_progress)
+        _finish(recipe, checkpoint, execution, folder, entries)
+    return folder
+
+
+def _write_shards(
+    recipe: GenerateRecipe,
+    checkpoint: Checkpoint,
+    settings: Settings,
+    execution: Execution,
+    folder: Path,
+    on_progress: Callable[[Progress], None] | None,
+) -> list[ShardEntry]:
+    kept = [existing_shard(folder, number) for number in range(len(recipe.shards))]
+    kept = [
+        entry if entry and entry.count == len(indexes) else None
+        for entry, indexes in zip(kept, recipe.shards, strict=True)
+    ]
+    done, drawn, start, entries = sum(entry.count for entry in kept if entry), 0, time.monotonic(), []
+    for number, (indexes, entry) in enumerate(zip(recipe.shards, kept, strict=True)):
+        if entry is not None:
+            entries.append(entry)
+            continue
+        with ShardWriter(folder, number, lambda part, films: _samples(recipe, part, films)) as writer:
+            for first in range(indexes.start, indexes.stop, execution.batch_size):
+                part = range(first, min(first + execution.batch_size, indexes.stop))
+                writer.put(part, _draw(recipe, checkpoint, settings, part))
+                done, drawn = done + len(part), drawn + len(part)
+                speed = drawn / max(time.monotonic() - start, 1e-9)
+                if on_progress is not None:
+                    on_progress(Progress(done, recipe.count, speed, (recipe.count - done) / speed))
+            entries.append(writer.finish())
+    return entries
+
+
+def _draw(recipe: GenerateRecipe, checkpoint: Checkpoint, settings: Settings, indexes: range) -> np.ndarray:
+    try:
+        return sample(
+            checkpoint,
+            [entry.prompt or "" for entry in recipe.entries(indexes)],
+            [(recipe.seed, index) for index in indexes],
+            negative_prompts=recipe.negative_prompt or "",
+            guidance_scale=settings.guidance_scale,
+            guidance_interval=settings.guidance_interval,
+            num_inference_steps=settings.num_inference_steps,
+            scheduler=settings.scheduler,
+            image_size=settings.image_size,
+        )
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemoryError(
+            f"{checkpoint.device.type}: a batch of {len(indexes)} no longer fits in memory; free some and run the same "
+            f"command again, or delete {EXECUTION} in the output folder and give a smaller --batch-size"
+        ) from error
+
+
+def _samples(
+    recipe: GenerateRecipe, indexes: range, films: np.ndarray
+) -> Iterator[tuple[Record, bytes, str]]:
+    ending = images.extension(recipe.format)
+    for index, entry, film in zip(indexes, recipe.entries(indexes), films[:, 0], strict=True):
+        known = {name: float("nan") if value is None else value for name, value in entry.labels.items()}
+        values = vocabulary.vector(known, recipe.findings)
+        record = Record(
+            key=KEY.format(index),
+            labels=dict(zip(recipe.findings, values.tolist(), strict=True)),
+            view=entry.view,
+            age=entry.age,
+            sex=entry.sex,
+            prompt=entry.prompt,
+            synthetic=True,
+            provenance={
+                "negative_prompt": recipe.negative_prompt,
+                "seed": recipe.seed,
+                "guidance_scale": recipe.guidance_scale,
+                "guidance_interval": recipe.guidance_interval,
+                "num_inference_steps": recipe.num_inference_steps,
+                "scheduler": recipe.scheduler,
+                "checkpoint": recipe.checkpoint.model_dump() if recipe.checkpoint else None,
+                "quality": quality(film),
+                "synthaug_version": __version__,
+            },
+        )
+        yield record, images.encode(film, recipe.format), ending
+
+
+def quality(film: np.ndarray) -> dict[str, float]:
+    """Grey levels of one film (H, W) uint8: mean, standard deviation, share of pixels at 0 or 255."""
+    saturated = np.mean((film == 0) | (film == 255))
+    return {
+        "mean": round(float(film.mean()), 3),
+        "std": round(float(film.std()), 3),
+        "saturated": round(float(saturated), 5),
+    }
+
+
+def _stored(folder: Path, entries: list[ShardEntry]) -> Iterator[bytes]:
+    """The encoded images of finished shards, in order."""
+    for entry in entries:
+        with open(folder / entry.name, "rb") as file:
+            yield from (data for _, data in read_samples(file, entry.name))
+
+
+def _finish(
+    recipe: GenerateRecipe,
+    checkpoint: Checkpoint,
+    execution: Execution,
+    folder: Path,
+    entries: list[ShardEntry],
+) -> None:
+    """Contact sheet and card, from what is on the disk; then the manifest."""
+    first = np.stack([images.read(data) for data in islice(_stored(folder, entries), PREVIEWED)])[:, None]
+    atomic_write(folder / PREVIEW, images.encode(images.contact_sheet(first)))
+    name = recipe.checkpoint.model_dump() if recipe.checkpoint else None
+    facts: dict[str, Any] = {
+        "count": recipe.count,
+        "image_size": recipe.image_size,
+        "format": recipe.format,
+        "findings": recipe.findings,
+        "counts": {
+            finding: sum(entry.count for entry in recipe.plan if entry.labels.get(finding) == 1)
+            for finding in recipe.findings
+        },
+        "plan": [entry.model_dump(exclude_none=True) for entry in recipe.plan],
+        "checkpoint": name,
+        "recipe_digest": recipe.digest(),
+        "settings": {
+            "seed": recipe.seed,
+            "scheduler": recipe.scheduler,
+            "num_inference_steps": recipe.num_inference_steps,
+            "guidance_scale": recipe.guidance_scale,
+            "guidance_interval": recipe.guidance_interval,
+            "negative_prompt": recipe.negative_prompt,
+        },
+        "data_terms": "The terms of the films that the checkpoint was trained on hold for these films too.",
+        "attribution": [checkpoint.card.attribution] if checkpoint.card.attribution else [],
+        "versions": execution.versions,
+    }
+    atomic_write(folder / CARD, dataset_card(facts).encode())
+    write_manifest(
+        folder,
+        entries,
+        recipe_digest=recipe.digest(),
+        checkpoint=name,
+        versions=execution.versions,
+        synthetic=True,
+    )
+
+
+def _check_folder(folder: Path, recipe: GenerateRecipe) -> None:
+    """Raise unless the folder is new, empty, or was begun by the same recipe."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise OutputFolderError(f"{folder}: is a file; choose another --out")
+    path = folder / RECIPE
+    if not path.exists():
+        others = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
+        if others:
+            raise OutputFolderError(
+                f"{folder}: holds {others[0]} and no {RECIPE}; choose an empty or new folder as --out"
+            )
+        return
+    try:
+        before = GenerateRecipe.load(path)
+    except SynthaugError as error:
+        raise OutputFolderError(
+            f"{path}: not a recipe of `synthaug generate` ({error}); choose another --out"
+        ) from error
+    keys = changed(before, recipe)
+    if keys:
+        raise OutputFolderError(
+            f"{folder}: was made by another recipe, which differs in {', '.join(keys)}; choose another --out"
+        )
+
+
+def _finished(folder: Path) -> bool:
+    """Whether the manifest and all that it lists are there; a manifest of missing files is removed."""
+    if not (folder / MANIFEST).exists():
+        return False
+    try:
+        manifest = read_manifest(folder)
+    except (CorruptShardError, DataError):
+        whole = False
+    else:
+        sizes = {folder / entry.name: entry.size for entry in manifest.shards}
+        whole = all(path.is_file() and path.stat().st_size == size for path, size in sizes.items())
+        whole = whole and all((folder / entry.index_name).is_file() for entry in manifest.shards)
+        whole = whole and all((folder / name).is_file() for name in (RECIPE, EXECUTION, PREVIEW, CARD))
+    if not whole:
+        (folder / MANIFEST).unlink()
+    return whole
+
+
+def _overridden(recipe: str | Path | GenerateRecipe, settings: Mapping[str, Any]) -> GenerateRecipe:
+    """A recipe with the arguments that were given, that is: differ from their defaults."""
+    before = recipe if isinstance(recipe, GenerateRecipe) else GenerateRecipe.load(recipe)
+    defaults = {name: field.default for name, field in GenerateRecipe.model_fields.items()}
+    given = {name: value for name, value in settings.items() if value != defaults[name]}
+    return GenerateRecipe.from_values({**before.values(), **given}, "recipe")

@@ -1,0 +1,190 @@
+"""The from-scratch route end to end on drawn films, its resume, and what it refuses."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file
+
+from synthaug.adaptation.adapt import adapt
+from synthaug.adaptation.from_scratch import FromScratchRecipe
+from synthaug.adaptation.loop import LoopRecipe, Training, draws
+from synthaug.datasets import RealRadiographs
+from synthaug.diffusion import load_checkpoint, sample
+from synthaug.errors import (
+    DataError,
+    NotInstalledError,
+    OutputFolderError,
+    TrainingDivergedError,
+    UnknownNameError,
+)
+from synthaug.prompts import render
+
+
+class Line:
+    """y = w x + b by least squares: a route with one player, for the loop's own tests."""
+
+    def __init__(self, poison: int | None = None) -> None:
+        torch.manual_seed(3)
+        self.players: dict[str, torch.nn.Module] = {"line": torch.nn.Linear(2, 1)}
+        self.poison = poison
+
+    def batch(self, step: int, rank: int, world: int) -> torch.Tensor:
+        return torch.randn(16, 2, generator=draws(5, step))
+
+    def loss(
+        self, player: str, batch: torch.Tensor, step: int
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        target = batch @ torch.tensor([[2.0], [-1.0]]) + 0.5
+        loss = (self.players[player](batch) - target).square().mean()
+        return (loss * float("nan") if step == self.poison else loss), {}
+
+
+RECIPE = LoopRecipe(
+    steps=200, batch_size=16, learning_rate=0.1, warmup=5, ema=0.8, weight_decay=0.0, clip=100.0
+)
+
+
+def start(folder: Path, recipe: LoopRecipe = RECIPE, poison: int | None = None) -> Training:
+    return Training(Line(poison), recipe, folder, {"recipe": recipe.values()}, Accelerator(cpu=True))
+
+
+def test_the_loop_finds_the_line_and_its_average_too(tmp_path: Path) -> None:
+    training = start(tmp_path)
+    losses = [record.figures["line/loss"] for record in training.run()]
+    assert losses[-1] < 1e-3 < losses[0]
+    averaged = training.averaged("line")
+    torch.testing.assert_close(averaged["weight"], torch.tensor([[2.0, -1.0]]), atol=0.05, rtol=0)
+    torch.testing.assert_close(averaged["bias"], torch.tensor([0.5]), atol=0.05, rtol=0)
+
+
+def test_losses_after_a_kill_equal_those_without(tmp_path: Path) -> None:
+    whole = [record.figures for record in start(tmp_path / "whole").run()]
+    first = start(tmp_path / "cut").run(save_every=10)
+    for _ in range(27):  # seven steps beyond the last saved state
+        next(first)
+    resumed = start(tmp_path / "cut")
+    assert resumed.step == 20
+    assert [record.figures for record in resumed.run()] == whole[20:]
+    whole_average, cut_average = start(tmp_path / "whole").averaged("line"), resumed.averaged("line")
+    assert all(torch.equal(whole_average[name], cut_average[name]) for name in whole_average)
+
+
+def test_a_state_of_other_settings_is_refused_by_name(tmp_path: Path) -> None:
+    next(start(tmp_path).run(save_every=1))
+    with pytest.raises(OutputFolderError, match=r"recipe\.learning_rate"):
+        start(tmp_path, RECIPE.model_copy(update={"learning_rate": 0.2}))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(tmp_path: Path) -> None:
+    with pytest.raises(TrainingDivergedError, match="step 33"):
+        list(start(tmp_path, poison=33).run(save_every=10))
+    assert start(tmp_path).step == 30
+
+
+def test_swapping_in_the_average_leaves_the_weights_as_they_were(tmp_path: Path) -> None:
+    training = start(tmp_path)
+    list(training.run(until=20))
+    module = training.route.players["line"]
+    before = copy.deepcopy(module.state_dict())
+    with training.swapped("line"):
+        assert torch.equal(module.weight, training.averaged("line")["weight"])
+        assert not torch.equal(module.weight, before["weight"])
+    assert torch.equal(module.weight, before["weight"])
+
+
+@pytest.fixture(scope="module")
+def smoke() -> FromScratchRecipe:
+    return FromScratchRecipe.load("from_scratch_smoke")
+
+
+@pytest.fixture(scope="module")
+def made(
+    tmp_path_factory: pytest.TempPathFactory, tiny_nih: Path, smoke: FromScratchRecipe
+) -> tuple[Path, list]:
+    out = tmp_path_factory.mktemp("adapt") / "checkpoint"
+    data = [RealRadiographs(tiny_nih)]
+    steps = list(adapt(smoke, data, out, cpu=True, save_every=4, log_with="tensorboard"))
+    return out, steps
+
+
+def test_every_part_is_trained_and_the_checkpoint_generates(
+    made: tuple[Path, list], smoke: FromScratchRecipe
+) -> None:
+    out, steps = made
+    assert [progress.part for progress in steps] == ["autoencoder"] * 6 + ["unet 1/2"] * 4 + ["unet 2/2"] * 4
+    checkpoint = load_checkpoint(out, device="cpu")
+    assert checkpoint.findings == smoke.findings and checkpoint.image_size == 64
+    images = sample(checkpoint, [render({"pleural_effusion": 1})] * 2, [(0, 0), (0, 1)])
+    assert images.shape == (2, 1, 64, 64) and not (images[0] == images[1]).all()
+    assert "pleural effusion" in (out / "README.md").read_text()
+    assert list((out / "training" / "samples").glob("unet-2-2-000004.png"))
+    assert list((out / "training" / "logs").rglob("events.out.tfevents*"))
+
+
+def test_no_patient_is_named_in_what_is_written(made: tuple[Path, list], tiny_nih: Path) -> None:
+    out, _ = made
+    texts = [
+        path.read_text(errors="ignore") for path in out.rglob("*") if path.suffix in (".md", ".json", ".yaml")
+    ]
+    assert texts and not any(path.stem in text for path in (tiny_nih / "images").iterdir() for text in texts)
+
+
+def test_children_stay_out_of_the_adult_model(made: tuple[Path, list]) -> None:
+    out, _ = made
+    assert "| films | 22 |" in (out / "README.md").read_text()  # 24 films, two of a ten-year-old
+
+
+def test_the_same_call_resumes_and_another_recipe_is_refused(
+    made: tuple[Path, list], smoke: FromScratchRecipe, tiny_nih: Path
+) -> None:
+    out, _ = made
+    data = [RealRadiographs(tiny_nih)]
+    before = (out / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
+    assert list(adapt(smoke, data, out, cpu=True)) == []
+    assert (out / "unet" / "diffusion_pytorch_model.safetensors").read_bytes() == before
+    other = FromScratchRecipe.load("from_scratch_smoke", {"captions.dropout": 0.2})
+    with pytest.raises(OutputFolderError, match=r"captions\.dropout"):
+        next(adapt(other, data, out, cpu=True))
+
+
+def test_parts_trained_apart_give_the_checkpoint_of_one_run(
+    made: tuple[Path, list], smoke: FromScratchRecipe, tiny_nih: Path, tmp_path: Path
+) -> None:
+    data = [RealRadiographs(tiny_nih)]
+    for part in ("unet", "autoencoder", None):
+        list(adapt(smoke, data, tmp_path / "apart", part=part, cpu=True, save_every=4))
+    for component in ("unet", "vae"):
+        name = f"{component}/diffusion_pytorch_model.safetensors"
+        apart, together = load_file(tmp_path / "apart" / name), load_file(made[0] / name)
+        for key, weight in together.items():  # threads may add in another order
+            torch.testing.assert_close(apart[key], weight, atol=2e-3, rtol=2e-3)
+
+
+def test_folders_without_a_fitting_film_are_refused(
+    smoke: FromScratchRecipe, tiny_nih: Path, tmp_path: Path
+) -> None:
+    children = RealRadiographs(tiny_nih, max_age=17)
+    with pytest.raises(DataError, match="no frontal film of a patient of 18 years"):
+        next(adapt(smoke, [children], tmp_path / "out", cpu=True))
+
+
+def test_an_unknown_tracker_is_refused(smoke: FromScratchRecipe, tiny_nih: Path, tmp_path: Path) -> None:
+    with pytest.raises(UnknownNameError, match="tensorboard"):
+        next(adapt(smoke, [RealRadiographs(tiny_nih)], tmp_path / "out", cpu=True, log_with="tensorbord"))
+
+
+def test_a_tracker_that_is_not_installed_is_named(
+    smoke: FromScratchRecipe, tiny_nih: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("accelerate.utils.is_wandb_available", lambda: False)
+    with pytest.raises(NotInstalledError, match="pip install wandb"):
+        next(adapt(smoke, [RealRadiographs(tiny_nih)], tmp_path / "out", cpu=True, log_with="wandb"))
+
+
+def test_the_embedded_recipe_is_valid() -> None:
+    recipe = FromScratchRecipe.load("embedded")
+    assert recipe.legs[-1].image_size == recipe.image_size == 256
+    assert recipe.film_sizes() == (256, 320, 384)

@@ -1,0 +1,186 @@
+"""The parts of adaptation, each against a closed form."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDPMScheduler
+
+from synthaug.adaptation import captions, latents
+from synthaug.adaptation.latents import AugmentationRecipe
+from synthaug.adaptation.loop import LoopRecipe, draws, share
+from synthaug.adaptation.principal_components import fit, write_encoder
+from synthaug.adaptation.small_text_encoder import TextEncoderShape, build_text_encoder, train_tokenizer
+from synthaug.adaptation.unet import DiffusionRecipe, DiffusionRoute
+from synthaug.adaptation.vae import AutoencoderShape, build_autoencoder, power_distance
+from synthaug.prompts import render, words
+from synthaug.record import Record
+
+NAN = float("nan")
+
+
+def textured(count: int = 3, size: int = 64, seed: int = 0) -> np.ndarray:
+    """Smooth random images, uint8 (count, 1, size, size)."""
+    noise = torch.randn((count, 1, size, size), generator=torch.Generator().manual_seed(seed))
+    smooth = torch.nn.functional.avg_pool2d(noise, 7, 1, 3)
+    low, high = smooth.min(), smooth.max()
+    return ((smooth - low) / (high - low) * 255).round().to(torch.uint8).numpy()
+
+
+def test_components_are_those_of_the_singular_value_decomposition() -> None:
+    images = textured(size=8, count=40)
+    x = images.reshape(40, 64) / 127.5 - 1
+    components = fit(images, 5, whitening=0.0, blocks=40_000)
+    directions = np.linalg.svd(x - x.mean(0), full_matrices=False)[2][:5]
+    ours = components.filters.reshape(5, 64).numpy()
+    ours = ours / np.linalg.norm(ours, axis=1, keepdims=True)
+    # Blocks are drawn with replacement, so the leading directions agree up to sampling and sign.
+    assert np.abs((ours[:2] * directions[:2]).sum(1)) == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize("whitening", [0.0, 0.65, 1.0])
+def test_latents_have_unit_mean_square_and_whitening_levels_them(whitening: float) -> None:
+    images = textured(8, 128)
+    components = fit(images, 6, whitening=whitening, blocks=100_000)
+    z = components.encode(torch.from_numpy(images) / 127.5 - 1)
+    assert float(z.square().mean()) == pytest.approx(1, rel=0.25)
+    spread = z.std((0, 2, 3))
+    if whitening == 1.0:
+        assert float(spread.max() / spread.min()) < 1.5
+    else:
+        assert float(spread[0] / spread[-1]) > 1.5
+
+
+def test_the_written_encoder_is_the_linear_map() -> None:
+    images = textured()
+    shape = AutoencoderShape(latent_channels=16)
+    vae = build_autoencoder(shape, images)
+    pixels = torch.from_numpy(images) / 127.5 - 1
+    with torch.no_grad():
+        posterior = vae.encode(pixels).latent_dist
+    expected = fit(images, 16, whitening=shape.whitening).encode(pixels)
+    torch.testing.assert_close(posterior.mean, expected, atol=2e-3, rtol=0)
+    assert float(posterior.std.max()) < 1e-6
+
+
+def test_an_encoder_too_narrow_for_the_components_is_refused() -> None:
+    images = textured()
+    vae = build_autoencoder(
+        AutoencoderShape(encoder="trained", widths=(8, 8, 8, 16), latent_channels=8), images
+    )
+    with pytest.raises(ValueError, match="cannot hold 8 components"):
+        write_encoder(vae, fit(images, 8, blocks=1000))
+
+
+def test_power_distance_of_a_gain_is_twice_its_logarithm() -> None:
+    real = torch.randn(2, 1, 32, 32, generator=draws(0, 0))
+    assert float(power_distance(real, real)) == 0
+    assert float(power_distance(3 * real, real)) == pytest.approx(2 * math.log(3), rel=1e-3)
+
+
+def test_the_tokenizer_spells_prompts_in_whole_words_and_any_text_in_some_tokens() -> None:
+    tokenizer = train_tokenizer(words(), 32)
+    assert tokenizer.tokenize("chest radiograph: pleural effusion") == [
+        "chest</w>",
+        "radiograph</w>",
+        ":</w>",
+        "pleural</w>",
+        "effusion</w>",
+    ]
+    assert tokenizer.decode(tokenizer("zürich ✓").input_ids, skip_special_tokens=True).strip() == "zürich ✓"
+    longest = render({"pleural_effusion": 1, "cardiomegaly": 1, "atelectasis": 1}, view="PA", age=60, sex="F")
+    assert len(tokenizer(longest).input_ids) <= tokenizer.model_max_length
+    encoder = build_text_encoder(TextEncoderShape(width=16, layers=1, heads=2), tokenizer)
+    assert encoder(tokenizer("chest", return_tensors="pt").input_ids).last_hidden_state.shape == (1, 3, 16)
+
+
+def test_captions_never_name_what_is_unknown_and_sometimes_leave_out_what_is_known() -> None:
+    record = Record(
+        "a", {"pleural_effusion": 1, "cardiomegaly": 0, "edema": NAN, "no_finding": 0}, view="AP", age=61
+    )
+    recipe = captions.CaptionRecipe()
+    drawn = [captions.draw(record, recipe, draws(0, step)) for step in range(400)]
+    assert not any("edema" in text or "female" in text for text in drawn)
+    named = np.mean(["pleural effusion" in text for text in drawn])
+    assert 0.6 < named < 0.85  # name_finding times what dropout leaves: 0.72
+    assert 0.05 < np.mean([text == "" for text in drawn]) < 0.17
+    assert any("no cardiomegaly" in text for text in drawn)
+    assert drawn == [captions.draw(record, recipe, draws(0, step)) for step in range(400)]
+
+
+def test_no_finding_stands_alone() -> None:
+    record = Record("a", {"no_finding": 1, "pleural_effusion": 0})
+    certain = captions.CaptionRecipe(dropout=0, name_finding=1, name_absent=1)
+    assert captions.draw(record, certain, draws(0, 0)) == "chest radiograph: no finding"
+
+
+def test_the_first_copy_of_a_film_is_the_film_and_the_cache_answers_again(tmp_path) -> None:
+    images = textured(4, 96)
+    calls = []
+
+    def encode(pixels: torch.Tensor) -> torch.Tensor:
+        calls.append(len(pixels))
+        return pixels[:, :, ::8, ::8]
+
+    recipe = AugmentationRecipe(copies=3)
+    first = latents.cache(tmp_path, images, 96, encode, "identity", recipe)
+    assert first.shape == (4, 3, 1, 12, 12)
+    plain = (torch.from_numpy(images).float() / 127.5 - 1)[:, :, ::8, ::8].half()
+    torch.testing.assert_close(first[:, 0], plain)
+    assert not torch.equal(first[:, 1], first[:, 2])
+    made = len(calls)
+    torch.testing.assert_close(latents.cache(tmp_path, images, 96, encode, "identity", recipe), first)
+    assert len(calls) == made
+    latents.cache(tmp_path, images[:2], 96, encode, "identity", recipe)
+    assert len(calls) > made
+
+
+def test_rates_rise_and_fall_to_zero() -> None:
+    recipe = LoopRecipe(steps=100, batch_size=1, learning_rate=1.0, warmup=10, decay=0.5)
+    assert recipe.rate(0) == pytest.approx(0.1)
+    assert recipe.rate(30) == 1.0
+    assert recipe.rate(75) == pytest.approx(0.5)
+    assert recipe.rate(100) == 0
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 5])
+def test_the_processes_share_a_batch_without_loss(world: int) -> None:
+    rows = [row for rank in range(world) for row in range(8)[share(8, rank, world)]]
+    assert rows == list(range(8))
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_the_loss_of_a_perfect_prediction_is_zero(prediction: str) -> None:
+    scheduler = DDPMScheduler(prediction_type=prediction, rescale_betas_zero_snr=prediction == "v_prediction")
+
+    class Oracle(torch.nn.Module):
+        """Knows the latents, so it can answer exactly."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(()))
+            self.latents = torch.zeros(())
+
+        def forward(self, noisy: torch.Tensor, timesteps: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+            kept = scheduler.alphas_cumprod[timesteps][:, None, None, None]
+            noise = (noisy - kept.sqrt() * self.latents) / (1 - kept).sqrt()
+            return (
+                noise if prediction == "epsilon" else kept.sqrt() * noise - (1 - kept).sqrt() * self.latents
+            )
+
+    oracle = Oracle()
+    stored = torch.randn(4, 1, 2, 4, 4, generator=draws(1, 1)).half()
+    records = [Record(str(i), {"pleural_effusion": float(i % 2)}) for i in range(4)]
+    recipe = DiffusionRecipe(
+        steps=1, batch_size=8, learning_rate=1.0, balance={"pleural_effusion": 1000.0}, min_snr=5
+    )
+    tokenizer = train_tokenizer(words(), 32)
+    route = DiffusionRoute(oracle, tokenizer, scheduler, stored, records, recipe, captions.CaptionRecipe())
+    batch = route.batch(0, 0, 1)
+    oracle.latents = batch.latents
+    assert float(route.loss("unet", batch, 0)[0]) == pytest.approx(0, abs=1e-6)
+    oracle.latents = batch.latents + 1
+    assert float(route.loss("unet", batch, 0)[0]) > 0.1
+    positives = stored[1::2].float().flatten(0, 1)
+    assert all(any(torch.equal(z, known) for known in positives) for z in batch.latents)  # balance: x 1000
