@@ -62,6 +62,6 @@ def test_generate_opens_what_it_wrote(tiny_checkpoint: Path, tmp_path: Path) -> 
         on_progress=steps.append,
     )
     assert isinstance(films, synthaug.SyntheticRadiographs)
-    assert len(films) == 2 and films.root == str(tmp_path / "drawn") and steps[-1].done == 2
+    assert len(films) == 2 and films.root == tmp_path / "drawn" and steps[-1].done == 2
     image, target = films[0]
     assert image.mode == "L" and target[films.findings.index("pleural_effusion")] == 1

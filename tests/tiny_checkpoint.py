@@ -1,5 +1,6 @@
-"""A real checkpoint of a few thousand weights: every component, random weights from one seed, written in a second."""
+"""A real checkpoint of 100,000 random weights: every component, from one seed, written in a second."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -95,3 +96,7 @@ def tiny_card(**changes: Any) -> CheckpointCard:
 def build(folder: Path, card: CheckpointCard | None = None, **options: Any) -> Path:
     """Write the checkpoint and return its folder."""
     return save_checkpoint(folder, **tiny_parts(**options), card=card or tiny_card())
+
+
+if __name__ == "__main__":
+    print(build(Path(sys.argv[1])))

@@ -73,7 +73,7 @@ class CheckpointCard(BaseModel):
         schema = values.get("schema", SCHEMA)
         if schema != SCHEMA:
             raise CheckpointError(
-                f"{where}: schema {schema!r}, this version of synthaug reads {SCHEMA}; upgrade with `pip install -U synthaug`"
+                f"{where}: found schema {schema!r}, expected {SCHEMA}; update with `pip install -U synthaug`"
             )
         try:
             return cls.model_validate(values)

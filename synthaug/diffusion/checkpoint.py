@@ -1,8 +1,9 @@
-"""Checkpoints: diffusers Stable-Diffusion folders plus `synthaug.json`, loaded and saved through one code path.
+"""Checkpoints: diffusers Stable-Diffusion folders plus `synthaug.json`, loaded and saved.
 
     FOLDER/model_index.json  synthaug.json  unet/  vae/  text_encoder/  tokenizer/  scheduler/
 
-Weights are fp16 safetensors in shards of at most 15 MB. Latents' channels, scaling and shift are read from `vae.config`.
+Weights are fp16 safetensors in shards of at most 15 MB. Latents' channels, scaling and shift are read from
+`vae.config`.
 """
 
 import copy
@@ -96,7 +97,7 @@ class Checkpoint:
         return 2 ** (len(self.vae.config.block_out_channels) - 1)
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
-        """Move or convert the three models in place, as `torch.nn.Module.to` does, and return the checkpoint."""
+        """Move or convert the three models in place, as `torch.nn.Module.to` does."""
         for model in (self.unet, self.vae, self.text_encoder):
             model.to(*args, **kwargs)
         self.embeddings.clear()
@@ -173,7 +174,8 @@ def _check_fit(checkpoint: Checkpoint, folder: Path) -> None:
         )
     if unet.cross_attention_dim != text.hidden_size:
         raise CheckpointError(
-            f"{folder}: unet expects text of width {unet.cross_attention_dim}, text_encoder gives {text.hidden_size}"
+            f"{folder}: unet expects text of width {unet.cross_attention_dim}, "
+            f"text_encoder gives {text.hidden_size}"
         )
     if vae.out_channels not in (1, 3):
         raise CheckpointError(
@@ -181,7 +183,8 @@ def _check_fit(checkpoint: Checkpoint, folder: Path) -> None:
         )
     if len(checkpoint.tokenizer) > text.vocab_size:
         raise CheckpointError(
-            f"{folder}: tokenizer has {len(checkpoint.tokenizer)} tokens, text_encoder knows {text.vocab_size}"
+            f"{folder}: tokenizer has {len(checkpoint.tokenizer)} tokens, "
+            f"text_encoder knows {text.vocab_size}"
         )
 
 
@@ -211,8 +214,8 @@ def save_checkpoint(
 ) -> Path:
     """Write a checkpoint that `load_checkpoint` and `StableDiffusionPipeline.from_pretrained` open.
 
-    The modules are left as they are: fp16 copies are written. `model_index.json` comes last, so a folder without it
-    is an unfinished one; an older checkpoint in the folder is replaced, other files there are left alone.
+    The modules are left as they are: fp16 copies are written. `model_index.json` comes last, so a folder
+    without it is an unfinished one; an older checkpoint there is replaced, other files are left alone.
 
     Raises:
         CheckpointError: a weight is not finite in fp16.

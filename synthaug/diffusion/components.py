@@ -1,4 +1,4 @@
-"""Reading the components of a Stable-Diffusion folder: known classes, safetensors, nothing unpickled, nothing remote."""
+"""Reading the components of a Stable-Diffusion folder: known classes, safetensors, no pickle, no remote code."""
 
 import hashlib
 import json
@@ -79,7 +79,8 @@ def check_index(folder: Path) -> dict[str, str]:
     index = read_json(folder / INDEX)
     if index.get("_class_name") != "StableDiffusionPipeline":
         raise CheckpointError(
-            f"{folder / INDEX}: _class_name is {index.get('_class_name')!r}, expected 'StableDiffusionPipeline'"
+            f"{folder / INDEX}: _class_name is {index.get('_class_name')!r}, "
+            "expected 'StableDiffusionPipeline'"
         )
     names = {}
     for component, (library, known) in CLASSES.items():
@@ -90,7 +91,8 @@ def check_index(folder: Path) -> dict[str, str]:
             )
         if entry[0] != library or entry[1] not in known:
             raise CheckpointError(
-                f"{folder / INDEX}: {component} is {entry[0]}.{entry[1]}, expected {library}.{' or '.join(known)}; "
+                f"{folder / INDEX}: {component} is {entry[0]}.{entry[1]}, "
+                f"expected {library}.{' or '.join(known)}; "
                 "classes outside this list, and remote code, are not loaded"
             )
         names[component] = entry[1]
@@ -190,7 +192,7 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def identity(folder: Path) -> str:
-    """SHA-256 over all that decides the numbers: weights, configurations, tokenizer, schedule; not card or read-me."""
+    """SHA-256 over all that decides the numbers: weights, configurations, tokenizer, schedule; not the card."""
     files = [folder / "scheduler" / "scheduler_config.json"]
     for component in STEMS:
         files += [folder / component / "config.json", *weight_files(folder, component)[0]]

@@ -43,7 +43,7 @@ def choose_dtype(device: torch.device, dtype: str | None = None) -> torch.dtype:
 
 @cache
 def processor_has_bfloat16() -> bool:
-    """Whether the processor multiplies bfloat16 itself (AMX or AVX-512 BF16); emulated, it would be slower."""
+    """Whether the processor multiplies bfloat16 itself (AMX or AVX-512 BF16); emulation would be slower."""
     try:
         flags = set(Path("/proc/cpuinfo").read_text().split())
     except OSError:

@@ -1,16 +1,16 @@
 """Prompts and seeds -> images: text embeddings, guided denoising of latents, decoding.
 
-Latents are (B, C, H / f, W / f), f = `Checkpoint.scale_factor`, kept in float32 between steps whatever the precision
-of the weights; images leave as uint8 (B, 1, H, W). Guidance (Ho and Salimans, arXiv:2207.12598) with scale w turns two
-predictions, with the prompt and with the negative prompt, into
+Latents are (B, C, H / f, W / f), f = `Checkpoint.scale_factor`, kept in float32 between steps whatever the
+precision of the weights; images leave as uint8 (B, 1, H, W). Guidance (Ho and Salimans, arXiv:2207.12598)
+with scale w turns two predictions, with the prompt and with the negative prompt, into
 
     v = v_negative + w (v_prompt - v_negative)
 
-A scale of 1 is off. Guidance may be limited to an interval of steps (Kynkäänniemi et al., arXiv:2404.07724): outside it
-only the prompt's own prediction is computed, at half the cost.
+A scale of 1 is off. Guidance may be limited to an interval of steps (Kynkäänniemi et al., arXiv:2404.07724):
+outside it only the prompt's own prediction is computed, at half the cost.
 
-Noise is a function of (seed, index). Images of one (seed, index, prompt) in batches of other sizes or company differ by
-rounding alone: at most 2 grey levels in float32.
+Noise is a function of (seed, index). Images of one (seed, index, prompt) in batches of other sizes or
+company differ by rounding alone: at most 2 grey levels in float32.
 """
 
 import warnings
@@ -103,9 +103,10 @@ def sample(
         prompts: B texts.
         seeds: B pairs (recipe seed, index): all that the noise depends on.
         negative_prompts: what guidance leads away from; one for all or one each. None takes the checkpoint's.
-        guidance_scale, guidance_interval, num_inference_steps, scheduler, image_size: None takes the checkpoint's.
-        exact: the numbers of `StableDiffusionPipeline` from the same latents: guidance at every step, latents in the
-            precision of the weights, and the scheduler that the checkpoint came with unless one is named.
+        guidance_scale, guidance_interval, num_inference_steps, scheduler, image_size: None takes the
+            checkpoint's.
+        exact: the numbers of `StableDiffusionPipeline` from the same latents: guidance at every step, latents
+            in the precision of the weights, and the scheduler that the checkpoint came with unless one is named.
 
     Returns:
         uint8 (B, 1, H, W).
@@ -202,7 +203,7 @@ def decode(checkpoint: Checkpoint, latents: torch.Tensor, together: bool = False
     """Latents (B, C, h, w) -> uint8 (B, 1, H, W); RGB becomes its mean.
 
     Args:
-        together: decode as one batch; one by one is faster on a CPU, and gives the same numbers in any company.
+        together: decode as one batch; on a CPU images are else decoded one by one, in less memory.
     """
     config = checkpoint.vae.config
     latents = latents / config.scaling_factor + (config.shift_factor or 0.0)

@@ -12,7 +12,8 @@ from synthaug.errors import UnknownNameError
 
 # name -> diffusers class and the options that make it what the name says
 SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
-    # Lu et al., "DPM-Solver++: Fast Solver for Guided Sampling of Diffusion Probabilistic Models", arXiv:2211.01095
+    # Lu et al., "DPM-Solver++: Fast Solver for Guided Sampling of Diffusion Probabilistic Models",
+    # arXiv:2211.01095
     "dpmsolver++": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++", "solver_order": 2}),
     "sde-dpmsolver++": (
         "DPMSolverMultistepScheduler",

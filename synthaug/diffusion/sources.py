@@ -29,7 +29,7 @@ def locate(model: str | Path) -> tuple[Path, str]:
     if isinstance(model, str) and HUB_ID.fullmatch(model):
         return download(model), model
     raise CheckpointError(
-        f"--model {model}: no such folder; expected 'embedded', a checkpoint folder or a hub id such as owner/name; "
+        f"--model {model}: no such folder; expected 'embedded', a checkpoint folder or a hub id (owner/name); "
         "`synthaug models` lists what is here"
     )
 
@@ -77,13 +77,13 @@ def _status(error: BaseException | None) -> int | None:
 def _refused(repository: str, status: int | None) -> str:
     if status is None:
         return (
-            f"--model {repository}: no folder of that name here, and the hub cannot be reached (no network?); "
-            "give a folder, or download it once where there is a network"
+            f"--model {repository}: no folder of that name here, and the hub cannot be reached "
+            "(no network?); give a folder, or download it once where there is a network"
         )
     if status in (401, 403):
         return (
-            f"--model {repository}: the hub refuses ({status}): the repository does not exist, or it is gated. "
-            f"Accept its licence at https://huggingface.co/{repository} and set HF_TOKEN to a token of that account"
+            f"--model {repository}: the hub refuses ({status}): no such repository, or a gated one. Accept its "
+            f"licence at https://huggingface.co/{repository} and set HF_TOKEN to a token of that account"
         )
     if status == 404:
         return f"--model {repository}: no such folder here and no such repository on the hub"

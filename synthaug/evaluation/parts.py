@@ -1,7 +1,7 @@
 """Which real films may be used for what: the parts of the first-day split, matched by image stem.
 
-Conventions: parts are `generator`, `detector`, `validation`, `test`; a film that the split does not name is in
-none.
+Conventions: parts are `generator`, `detector`, `validation`, `test`; a film that the split does not name
+is in none.
 """
 
 from typing import Any

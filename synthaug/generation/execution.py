@@ -1,4 +1,4 @@
-"""How a run is executed: device, precision, threads, batch size. Chosen once, kept in `execution.json`, used again."""
+"""How a run is executed: device, precision, threads, batch size; chosen once, kept in `execution.json`."""
 
 import json
 import warnings
@@ -18,7 +18,7 @@ from synthaug.errors import OutOfMemoryError, OutputFolderError
 from synthaug.shards import atomic_write
 
 EXECUTION = "execution.json"
-# CPU: benchmarks/generate_vs_diffusers.py --batch-size; larger ones are no faster on two cores and hold more memory.
+# CPU: measured by benchmarks/generate_vs_diffusers.py --batch-size.
 BATCH_SIZES = {"cuda": 64, "mps": 8, "cpu": 8}
 
 
@@ -39,9 +39,13 @@ class Execution(BaseModel):
 
 
 def versions() -> dict[str, str]:
-    """Versions of what decides the numbers."""
-    names = {"torch": torch.__version__, "diffusers": diffusers.__version__, "synthaug": __version__}
-    return {**names, "transformers": version("transformers")}
+    """Versions of what decides the numbers, in the order in which `execution.json` gives them back."""
+    return {
+        "diffusers": diffusers.__version__,
+        "synthaug": __version__,
+        "torch": str(torch.__version__),
+        "transformers": version("transformers"),
+    }
 
 
 def read_execution(folder: Path) -> Execution | None:
@@ -126,7 +130,7 @@ def fitting_batch(checkpoint: Checkpoint, settings: Settings, batch_size: int) -
                 raise
             if batch_size == 1:
                 raise OutOfMemoryError(
-                    f"{checkpoint.device.type}: one image of {settings.image_size} px does not fit in memory; "
+                    f"{checkpoint.device.type}: one image of {settings.image_size} px does not fit; "
                     "try a smaller --image-size or --device cpu"
                 ) from error
         batch_size //= 2

@@ -1,18 +1,17 @@
 """Generate labelled synthetic radiographs into a folder of shards; the same command resumes.
 
     OUT/recipe.yaml  execution.json      written first: what, and how
-    OUT/shard-000000.tar  .index         one after another; a whole one is kept on resume, the rest is drawn again
+    OUT/shard-000000.tar  .index         one after another; a whole one is kept on resume, the rest drawn again
     OUT/preview.png  README.md           contact sheet of the first films, data set card
     OUT/manifest.json                    written last
 
-No file holds a clock, host or path. A batch never crosses a shard, so that batches are made of the same films whatever
-was interrupted: equal recipe and equal execution give equal bytes.
+No file holds a clock, host or path. A batch never crosses a shard, so that batches are made of the same films
+whatever was interrupted: equal recipe and equal execution give equal bytes.
 """
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +19,8 @@ import numpy as np
 
 from synthaug import __version__, images
 from synthaug import findings as vocabulary
-from synthaug.cards import dataset_card
 from synthaug.diffusion import Checkpoint, Settings, load_checkpoint, resolve, sample
-from synthaug.errors import (
-    CorruptShardError,
-    DataError,
-    OutOfMemoryError,
-    OutputFolderError,
-    SynthaugError,
-    UserError,
-)
+from synthaug.errors import OutOfMemoryError, UserError
 from synthaug.generation.execution import (
     EXECUTION,
     Execution,
@@ -39,21 +30,12 @@ from synthaug.generation.execution import (
     read_execution,
     running,
 )
-from synthaug.generation.plan import KEY, GenerateRecipe, changed, make_recipe
+from synthaug.generation.folder import RECIPE, check_folder, finish, finished
+from synthaug.generation.plan import KEY, GenerateRecipe, make_recipe
 from synthaug.generation.writing import ShardWriter
 from synthaug.record import Record
-from synthaug.shards import (
-    ShardEntry,
-    atomic_write,
-    existing_shard,
-    lock,
-    read_manifest,
-    read_samples,
-    write_manifest,
-)
+from synthaug.shards import ShardEntry, atomic_write, existing_shard, lock
 
-RECIPE, MANIFEST, PREVIEW, CARD = "recipe.yaml", "manifest.json", "preview.png", "README.md"
-PREVIEWED = 16
 # Bytes a pixel of a radiograph, encoded: for the estimate of a dry run.
 BYTES_PER_PIXEL = {"png": 0.6, "jpeg": 0.25, "webp": 0.25}
 
@@ -106,8 +88,8 @@ def generate(
         prompt: replaces the one rendered from the labels, which are then recorded as given.
         view, age, sex: left out of the prompt, and recorded as unknown, when None.
         device: "auto", "cuda", "mps" or "cpu"; a resumed run stays on the one that it began on.
-        recipe: several conditions in one run: a `GenerateRecipe`, its YAML file or the name of a packaged one; its plan
-            stands in place of labels, prompt, view, age, sex and count, and the other arguments override it.
+        recipe: several conditions in one run: a `GenerateRecipe`, its YAML file or the name of a packaged one;
+            its plan stands in place of labels, prompt, view, age, sex and count; the other arguments override it.
         dry_run: print the plan and write nothing.
         on_progress: called after each batch.
 
@@ -116,7 +98,7 @@ def generate(
 
     Raises:
         UserError: see its tree; nothing is written.
-        OutputFolderError: the folder was made by another recipe (names the keys), holds other files or is in use.
+        OutputFolderError: the folder was made by another recipe, holds other files or is in use.
         DiskFullError, OutOfMemoryError: the finished shards are kept.
     """
     settings = {
@@ -140,7 +122,7 @@ def generate(
     resolved = intent.resolved(checkpoint)
     folder = Path(resolved.folder_name() if out is None else out)
     if dry_run:
-        _check_folder(folder, resolved)
+        check_folder(folder, resolved)
         print(describe(resolved, folder))
         return folder
     return run(resolved, checkpoint, folder, batch_size, on_progress)
@@ -151,7 +133,7 @@ def describe(recipe: GenerateRecipe, folder: Path) -> str:
     size = recipe.count * ((recipe.image_size or 0) ** 2 * BYTES_PER_PIXEL[recipe.format] + 2560)
     lines = [f"{entry.count} films: {entry.prompt}" for entry in recipe.plan]
     lines += [
-        f"{recipe.count} films of {recipe.image_size} px in {len(recipe.shards)} shards, about {size / 1e6:.1f} MB",
+        f"{recipe.count} films of {recipe.image_size} px, {len(recipe.shards)} shards, about {size / 1e6:.1f} MB",
         f"steps {recipe.num_inference_steps}, guidance scale {recipe.guidance_scale:g}, {recipe.scheduler}",
         f"checkpoint {recipe.checkpoint.name if recipe.checkpoint else '?'}",
         f"recipe {recipe.digest()}",
@@ -168,10 +150,10 @@ def run(
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Path:
     """Begin or resume a resolved recipe; see `generate`."""
-    _check_folder(folder, recipe)
+    check_folder(folder, recipe)
     with lock(folder):
-        _check_folder(folder, recipe)
-        if _finished(folder):
+        check_folder(folder, recipe)
+        if finished(folder):
             return folder
         if not (folder / RECIPE).exists():
             atomic_write(folder / RECIPE, recipe.to_yaml().encode())
@@ -190,7 +172,7 @@ def run(
             checkpoint = begun(execution, checkpoint, batch_size)
         with running(execution):
             entries = _write_shards(recipe, checkpoint, settings, execution, folder, on_progress)
-        _finish(recipe, checkpoint, execution, folder, entries)
+        finish(recipe, checkpoint, execution, folder, entries)
     return folder
 
 
@@ -241,8 +223,8 @@ def _draw(recipe: GenerateRecipe, checkpoint: Checkpoint, settings: Settings, in
         if not is_out_of_memory(error):
             raise
         raise OutOfMemoryError(
-            f"{checkpoint.device.type}: a batch of {len(indexes)} no longer fits in memory; free some and run the same "
-            f"command again, or delete {EXECUTION} in the output folder and give a smaller --batch-size"
+            f"{checkpoint.device.type}: a batch of {len(indexes)} no longer fits in memory; free some and run "
+            f"the same command again, or delete {EXECUTION} in the output folder and give a smaller --batch-size"
         ) from error
 
 
@@ -291,97 +273,6 @@ def _stored(folder: Path, entries: list[ShardEntry]) -> Iterator[bytes]:
     for entry in entries:
         with open(folder / entry.name, "rb") as file:
             yield from (data for _, data in read_samples(file, entry.name))
-
-
-def _finish(
-    recipe: GenerateRecipe,
-    checkpoint: Checkpoint,
-    execution: Execution,
-    folder: Path,
-    entries: list[ShardEntry],
-) -> None:
-    """Contact sheet and card, from what is on the disk; then the manifest."""
-    first = np.stack([images.read(data) for data in islice(_stored(folder, entries), PREVIEWED)])[:, None]
-    atomic_write(folder / PREVIEW, images.encode(images.contact_sheet(first)))
-    name = recipe.checkpoint.model_dump() if recipe.checkpoint else None
-    facts: dict[str, Any] = {
-        "count": recipe.count,
-        "image_size": recipe.image_size,
-        "format": recipe.format,
-        "findings": recipe.findings,
-        "counts": {
-            finding: sum(entry.count for entry in recipe.plan if entry.labels.get(finding) == 1)
-            for finding in recipe.findings
-        },
-        "plan": [entry.model_dump(exclude_none=True) for entry in recipe.plan],
-        "checkpoint": name,
-        "recipe_digest": recipe.digest(),
-        "settings": {
-            "seed": recipe.seed,
-            "scheduler": recipe.scheduler,
-            "num_inference_steps": recipe.num_inference_steps,
-            "guidance_scale": recipe.guidance_scale,
-            "guidance_interval": recipe.guidance_interval,
-            "negative_prompt": recipe.negative_prompt,
-        },
-        "data_terms": "The terms of the films that the checkpoint was trained on hold for these films too.",
-        "attribution": [checkpoint.card.attribution] if checkpoint.card.attribution else [],
-        "versions": execution.versions,
-    }
-    atomic_write(folder / CARD, dataset_card(facts).encode())
-    write_manifest(
-        folder,
-        entries,
-        recipe_digest=recipe.digest(),
-        checkpoint=name,
-        versions=execution.versions,
-        synthetic=True,
-    )
-
-
-def _check_folder(folder: Path, recipe: GenerateRecipe) -> None:
-    """Raise unless the folder is new, empty, or was begun by the same recipe."""
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise OutputFolderError(f"{folder}: is a file; choose another --out")
-    path = folder / RECIPE
-    if not path.exists():
-        others = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
-        if others:
-            raise OutputFolderError(
-                f"{folder}: holds {others[0]} and no {RECIPE}; choose an empty or new folder as --out"
-            )
-        return
-    try:
-        before = GenerateRecipe.load(path)
-    except SynthaugError as error:
-        raise OutputFolderError(
-            f"{path}: not a recipe of `synthaug generate` ({error}); choose another --out"
-        ) from error
-    keys = changed(before, recipe)
-    if keys:
-        raise OutputFolderError(
-            f"{folder}: was made by another recipe, which differs in {', '.join(keys)}; choose another --out"
-        )
-
-
-def _finished(folder: Path) -> bool:
-    """Whether the manifest and all that it lists are there; a manifest of missing files is removed."""
-    if not (folder / MANIFEST).exists():
-        return False
-    try:
-        manifest = read_manifest(folder)
-    except (CorruptShardError, DataError):
-        whole = False
-    else:
-        sizes = {folder / entry.name: entry.size for entry in manifest.shards}
-        whole = all(path.is_file() and path.stat().st_size == size for path, size in sizes.items())
-        whole = whole and all((folder / entry.index_name).is_file() for entry in manifest.shards)
-        whole = whole and all((folder / name).is_file() for name in (RECIPE, EXECUTION, PREVIEW, CARD))
-    if not whole:
-        (folder / MANIFEST).unlink()
-    return whole
 
 
 def _overridden(recipe: str | Path | GenerateRecipe, settings: Mapping[str, Any]) -> GenerateRecipe:

@@ -1,10 +1,11 @@
 """The plan of a run: which films, from which prompts, under one running index.
 
-A recipe is resolved against a checkpoint: what it leaves open (steps, guidance, size, ...) takes the checkpoint's own
-value, labels become prompts, and the checkpoint's identity is written in. Equal resolved recipes mean equal films.
+A recipe is resolved against a checkpoint: what it leaves open (steps, guidance, size, ...) takes the
+checkpoint's own value, labels become prompts, and the checkpoint's identity is written in. Equal resolved
+recipes mean equal films.
 
-Labels of one entry are a conjunction. A view, age or sex that is not given is left out of the prompt, so the film
-shows whatever mixture the checkpoint learnt, and is recorded as unknown.
+Labels of one entry are a conjunction. A view, age or sex that is not given is left out of the prompt, so that
+the film shows whatever mixture the checkpoint learnt, and is recorded as unknown.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -94,7 +95,7 @@ class GenerateRecipe(Recipe):
         """The recipe with everything decided.
 
         Raises:
-            LabelError: labels that contradict each other, or a finding that the checkpoint lacks (lists those it has).
+            LabelError: labels that contradict each other, or a finding that the checkpoint lacks.
             RecipeError: the recipe names another checkpoint.
             UserError: a view, age, size or setting that cannot be.
         """
@@ -102,7 +103,7 @@ class GenerateRecipe(Recipe):
         if self.checkpoint is not None and self.checkpoint.sha256 != name.sha256:
             raise RecipeError(
                 f"the recipe was made for checkpoint {self.checkpoint.name} ({self.checkpoint.sha256[:8]}), "
-                f"--model is {name.name} ({name.sha256[:8]}); give that one, or drop the recipe's checkpoint key"
+                f"--model is {name.name} ({name.sha256[:8]}); give that one, or drop the key `checkpoint`"
             )
         settings = resolve(
             checkpoint,
@@ -201,7 +202,7 @@ def _resolved(entry: PlanEntry, checkpoint: Checkpoint) -> PlanEntry:
         if lacking:
             raise LabelError(
                 f"--label {lacking[0]}: checkpoint {checkpoint.name} was not trained on it; "
-                f"it knows {', '.join(checkpoint.findings)}. Give another --model, or --prompt TEXT to try regardless"
+                f"it knows {', '.join(checkpoint.findings)}. Give another --model, or try --prompt TEXT"
             )
         if entry.view is not None and entry.view not in checkpoint.views:
             known = ", ".join(checkpoint.views) or "none"
