@@ -27,7 +27,7 @@ def finish(
     entries: list[ShardEntry],
 ) -> None:
     """Contact sheet and card, from what is on the disk; then the manifest."""
-    first = np.stack([images.read(data) for data in islice(_stored(folder, entries), PREVIEWED)])[:, None]
+    first = np.stack([images.read(data) for data in islice(_encoded(folder, entries), PREVIEWED)])[:, None]
     atomic_write(folder / PREVIEW, images.encode(images.contact_sheet(first)))
     name = recipe.checkpoint.model_dump() if recipe.checkpoint else None
     facts: dict[str, Any] = {

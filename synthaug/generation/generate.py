@@ -268,13 +268,6 @@ def quality(film: np.ndarray) -> dict[str, float]:
     }
 
 
-def _stored(folder: Path, entries: list[ShardEntry]) -> Iterator[bytes]:
-    """The encoded images of finished shards, in order."""
-    for entry in entries:
-        with open(folder / entry.name, "rb") as file:
-            yield from (data for _, data in read_samples(file, entry.name))
-
-
 def _overridden(recipe: str | Path | GenerateRecipe, settings: Mapping[str, Any]) -> GenerateRecipe:
     """A recipe with the arguments that were given, that is: differ from their defaults."""
     before = recipe if isinstance(recipe, GenerateRecipe) else GenerateRecipe.load(recipe)
