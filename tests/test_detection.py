@@ -22,6 +22,7 @@ from synthaug.detection.detector import Detector, DetectorConfig, build_detector
 from synthaug.detection.films import Films, align, hold, split_films
 from synthaug.detection.predict import extract, predict
 from synthaug.detection.train import TrainRecipe, learning_rate, masked_loss, sampling_weights, train_detector
+from synthaug.embedded import detector_facts
 from synthaug.errors import DataError, DetectorError, ImageError, OutputFolderError, UnknownNameError
 
 FINDINGS = ("no_finding", "pleural_effusion")
@@ -253,6 +254,8 @@ def test_nothing_to_learn_is_said(tmp_path: Path) -> None:
 
 
 def test_the_embedded_detector_fits_its_card() -> None:
+    if detector_facts() is None:
+        pytest.skip("this installation has no embedded detector")
     detector = load_detector("embedded")
     assert isinstance(detector, Detector) and {"no_finding", "pleural_effusion"} <= set(detector.findings)
     folder = Path(imagenet.__file__).parent / "assets" / "embedded-detector"

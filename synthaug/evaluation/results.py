@@ -107,7 +107,7 @@ def table(metrics: Iterable[Metric]) -> str:
     """The metrics as a Markdown table; columns that nothing fills are left out."""
     rows = list(metrics)
     columns: dict[str, list[str]] = {"metric": [m.name for m in rows]}
-    for name in ("finding", "subgroup", "arm"):
+    for name in ("finding", "subgroup", "arm", "extractor"):
         columns[name] = [getattr(m, name) or "" for m in rows]
     columns["value"] = ["-" if m.value is None else f"{m.value:.3f}" for m in rows]
     columns["95 % interval"] = [
