@@ -159,8 +159,10 @@ def test_parts_trained_apart_give_the_checkpoint_of_one_run(
     for component in ("unet", "vae"):
         name = f"{component}/diffusion_pytorch_model.safetensors"
         apart, together = load_file(tmp_path / "apart" / name), load_file(made[0] / name)
-        for key, weight in together.items():  # threads may add in another order
-            torch.testing.assert_close(apart[key], weight, atol=2e-3, rtol=2e-3)
+        # Two equal runs differ by rounding, even on one thread: 4e-6 a weight on average in the worst tensor.
+        # A run of another seed differs by 1.7e-3 in the median tensor.
+        for key, weight in together.items():
+            assert float((apart[key].float() - weight.float()).abs().mean()) < 1e-4, key
 
 
 def test_folders_without_a_fitting_film_are_refused(
