@@ -175,6 +175,8 @@ class Training:
             for (name, p), average in zip(_trainable(module), self.averages[player], strict=True):
                 tensors |= {f"{player}/weight/{name}": p.detach(), f"{player}/average/{name}": average}
                 tensors |= {f"{player}/{key}/{name}": value for key, value in moments[p].items()}
+            # Buffers move too: the singular vectors of a spectral norm are part of where a run stands.
+            tensors |= {f"{player}/buffer/{name}": value for name, value in module.named_buffers()}
         self.folder.mkdir(parents=True, exist_ok=True)
         partial = self.folder / f".{STATE}.partial"
         note = {"step": str(self.step), "identity": json.dumps(self.identity, sort_keys=True)}
@@ -203,6 +205,9 @@ class Training:
                     for key in ("step", "exp_avg", "exp_avg_sq"):
                         if (stored := f"{player}/{key}/{name}") in keys:
                             optimizer.state[p][key] = state.get_tensor(stored)
+                for name, value in module.named_buffers():
+                    if (stored := f"{player}/buffer/{name}") in keys:
+                        value.copy_(state.get_tensor(stored))
 
     @torch.no_grad()
     def _average(self, player: str) -> None:

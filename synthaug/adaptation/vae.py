@@ -131,7 +131,9 @@ class AutoencoderRoute:
             vae.encoder.requires_grad_(False)
         self.players: dict[str, nn.Module] = {"autoencoder": vae}
         if recipe.adversary:
-            self.players["adversary"] = PatchDiscriminator()
+            with torch.random.fork_rng():
+                torch.manual_seed(recipe.seed)
+                self.players["adversary"] = PatchDiscriminator()
         self.features = imagenet.features() if recipe.perceptual else None
         self.decode = torch.compile(vae.decoder) if compiled else vae.decoder
         self._fake: Tensor | None = None
