@@ -1,6 +1,8 @@
 """The parts of adaptation, each against a closed form."""
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -93,6 +95,19 @@ def test_the_tokenizer_spells_prompts_in_whole_words_and_any_text_in_some_tokens
     assert len(tokenizer(longest).input_ids) <= tokenizer.model_max_length
     encoder = build_text_encoder(TextEncoderShape(width=16, layers=1, heads=2), tokenizer)
     assert encoder(tokenizer("chest", return_tensors="pt").input_ids).last_hidden_state.shape == (1, 3, 16)
+
+
+def test_every_process_learns_the_same_tokenizer() -> None:
+    code = (
+        "import hashlib, json; from synthaug.prompts import words; "
+        "from synthaug.adaptation.small_text_encoder import train_tokenizer as t; "
+        "print({hashlib.sha256(json.dumps(t(words(), 32).get_vocab(), sort_keys=True).encode()).hexdigest() for _ in range(40)})"
+    )
+    told = [
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
+    ]
+    assert told[0] == told[1] and told[0].count("'") == 2  # one digest, whichever process and time
 
 
 def test_captions_never_name_what_is_unknown_and_sometimes_leave_out_what_is_known() -> None:

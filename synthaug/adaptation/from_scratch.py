@@ -246,6 +246,9 @@ class FromScratch:
                 "augmentation": self.recipe.augmentation.values(),
                 "encoder": self._encoder_digest(),
                 "films": self.films.digest,
+                "tokens": hashlib.sha256(
+                    json.dumps(self.tokenizer.get_vocab(), sort_keys=True).encode()
+                ).hexdigest(),
                 "start": _digest(module.state_dict()),
             }
             training = Training(route, leg, home, identity, self.accelerator)

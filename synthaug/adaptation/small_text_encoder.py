@@ -36,11 +36,15 @@ def train_tokenizer(corpus: Iterable[str], length: int, vocabulary: int = 1024) 
         vocabulary: upper bound on the number of tokens; at least the 512 byte symbols and two ends.
     """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    ends = [f"{symbol}</w>" for symbol in alphabet]
     bare = CLIPTokenizer(vocab={START: 0, END: 1}, merges=[])._tokenizer
     learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     learner.normalizer, learner.pre_tokenizer = bare.normalizer, bare.pre_tokenizer
     trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary - len(alphabet) - 2,
+        vocab_size=vocabulary - 2,
+        # Equal counts are merged in the order of ids. Ends that were numbered as they are met would follow
+        # the order of a hash map, and the same corpus would give another tokenizer in another process.
+        special_tokens=ends,
         initial_alphabet=alphabet,
         end_of_word_suffix="</w>",
         show_progress=False,
@@ -50,7 +54,7 @@ def train_tokenizer(corpus: Iterable[str], length: int, vocabulary: int = 1024) 
     merges = [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]]
     tokens = [
         *alphabet,
-        *(f"{symbol}</w>" for symbol in alphabet),
+        *ends,
         *("".join(pair) for pair in merges),
         START,
         END,
