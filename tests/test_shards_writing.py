@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -147,21 +148,23 @@ def test_atomic_write_writes_what_it_was_given(tmp_path, data):
     assert listing(tmp_path) == ["file"]
 
 
-@pytest.fixture
+@contextmanager
 def full_disk():
-    """No file can grow past 2,000 bytes."""
+    """No file of this process can grow past 2,000 bytes, so nothing else may write meanwhile: pytest's own log neither."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_full_disk_shows_nothing_half_written(tmp_path, full_disk):
+def test_a_full_disk_shows_nothing_half_written(tmp_path):
     shards.atomic_write(tmp_path / "file", b"old")
-    with pytest.raises(DiskFullError, match=r"file: no room left"):
+    with full_disk(), pytest.raises(DiskFullError, match=r"file: no room left"):
         shards.atomic_write(tmp_path / "file", bytes(9000))
     assert contents(tmp_path) == {"file": b"old"}
-    with pytest.raises(DiskFullError, match=r"shard-000000.tar: no room left"):
+    with full_disk(), pytest.raises(DiskFullError, match=r"shard-000000.tar: no room left"):
         shards.write_shard(tmp_path, 0, samples(100))
     assert contents(tmp_path) == {"file": b"old"}
 

@@ -40,9 +40,10 @@ def download(repository: str) -> Path:
     Raises:
         CheckpointError: no network, no such repository, or a licence that was not accepted.
     """
-    from httpx import HTTPError
     from huggingface_hub import hf_hub_download, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    # HTTPError: the root of whichever client this version of the hub speaks through (requests, httpx, httpx2).
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalEntryNotFoundError
 
     wanted = [INDEX, "synthaug.json", "scheduler/*.json", "tokenizer/*"]
     wanted += [
