@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from synthaug import cli, embedded, findings, terminal
+from synthaug import cli, embedded, findings
+from synthaug.cli import terminal
 from synthaug.datasets import RealRadiographs
 from synthaug.datasets.splits import part_of, parts_of
 from synthaug.errors import DataError, RecipeError, UnknownNameError

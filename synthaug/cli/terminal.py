@@ -18,7 +18,7 @@ from synthaug.errors import DiskFullError, SynthaugError
 
 Advance = Callable[..., None]
 
-PACKAGE = Path(__file__).parent
+PACKAGE = Path(__file__).parent.parent
 # Read by the libraries when they are imported.
 QUIET = {"DIFFUSERS_VERBOSITY": "error", "TRANSFORMERS_VERBOSITY": "error", "TORCH_CPP_LOG_LEVEL": "ERROR"}
 
