@@ -238,8 +238,22 @@ def test_a_recipe_of_another_checkpoint(whole: Path, tmp_path: Path) -> None:
     other = build(tmp_path / "other", prediction_type="epsilon")
     with pytest.raises(RecipeError, match="made for checkpoint tiny"):
         generate(recipe=whole / "recipe.yaml", model=other, device="cpu")
-    with pytest.raises(UserError, match="--recipe has its own plan"):
-        generate(EFFUSION, recipe=whole / "recipe.yaml", model=other)
+    for given in ({"labels": EFFUSION}, {"count": 16}, {"view": "PA"}):
+        with pytest.raises(UserError, match="--recipe has its own plan"):
+            generate(recipe=whole / "recipe.yaml", model=other, **given)
+
+
+def test_a_setting_given_beside_a_recipe_replaces_the_recipes_own(
+    whole: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    # 0 and "png" are also what no flag means: given, they still count.
+    settings = {"seed": 0, "shard_size": 1000, "format": "png", "guidance_scale": 1.0}
+    out = generate(
+        recipe=whole / "recipe.yaml", model=tiny_checkpoint, out=tmp_path / "out", device="cpu", **settings
+    )
+    before, after = GenerateRecipe.load(whole / "recipe.yaml"), GenerateRecipe.load(out / "recipe.yaml")
+    assert after == before.with_overrides(settings) and before.seed == 5 and before.shard_size == 4
+    assert ShardSet(out)[0][0].to_json()["seed"] == 0
 
 
 def test_formats_sizes_and_settings_are_recorded(tiny_checkpoint: Path, tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -36,6 +35,7 @@ from synthaug.generation.writing import ShardWriter
 from synthaug.record import Record
 from synthaug.shards import ShardEntry, atomic_write, existing_shard, lock
 
+COUNT = 16
 # Bytes a pixel of a radiograph, encoded: for the estimate of a dry run.
 BYTES_PER_PIXEL = {"png": 0.6, "jpeg": 0.25, "webp": 0.25}
 
@@ -53,15 +53,15 @@ class Progress:
 def generate(
     labels: str | Sequence[str] | Mapping[str, float] | None = None,
     *,
-    count: int = 16,
+    count: int | None = None,
     out: str | Path | None = None,
     model: str | Path = "embedded",
-    seed: int = 0,
-    shard_size: int = 1000,
+    seed: int | None = None,
+    shard_size: int | None = None,
     num_inference_steps: int | None = None,
     guidance_scale: float | None = None,
     batch_size: int | None = None,
-    format: str = "png",
+    format: str | None = None,
     prompt: str | None = None,
     negative_prompt: str | None = None,
     view: str | None = None,
@@ -77,19 +77,20 @@ def generate(
 
     Args:
         labels: "pleural_effusion", ["edema", "mass=0"] (one film with both) or {"edema": 1}.
-        count: films.
+        count: films; 16 when None.
         out: folder; `./<label>-<first 8 of the recipe's digest>` when None. A begun one is resumed.
         model: "embedded", a checkpoint folder or a hub id.
-        seed: with a film's index, all that its noise depends on.
-        shard_size: films a shard.
+        seed: with a film's index, all that its noise depends on; 0 when None.
+        shard_size: films a shard; 1000 when None.
         num_inference_steps, guidance_scale, negative_prompt, image_size: None takes the checkpoint's.
         batch_size: None chooses by device; halved until it fits in memory. No part of the recipe.
-        format: "png" (lossless), "jpeg" or "webp".
+        format: "png" (lossless), "jpeg" or "webp"; "png" when None.
         prompt: replaces the one rendered from the labels, which are then recorded as given.
         view, age, sex: left out of the prompt, and recorded as unknown, when None.
         device: "auto", "cuda", "mps" or "cpu"; a resumed run stays on the one that it began on.
         recipe: several conditions in one run: a `GenerateRecipe`, its YAML file or the name of a packaged one;
-            its plan stands in place of labels, prompt, view, age, sex and count; the other arguments override it.
+            its plan stands in place of labels, prompt, view, age, sex and count, which may then not be given;
+            the settings that are given replace the recipe's.
         dry_run: print the plan and write nothing.
         on_progress: called after each batch.
 
@@ -101,7 +102,7 @@ def generate(
         OutputFolderError: the folder was made by another recipe, holds other files or is in use.
         DiskFullError, OutOfMemoryError: the finished shards are kept.
     """
-    settings = {
+    asked = {
         "seed": seed,
         "shard_size": shard_size,
         "format": format,
@@ -110,14 +111,18 @@ def generate(
         "negative_prompt": negative_prompt,
         "image_size": image_size,
     }
+    settings = {name: value for name, value in asked.items() if value is not None}
     if batch_size is not None and batch_size < 1:
         raise UserError(f"--batch-size {batch_size}: expected 1 or more")
     if recipe is None:
-        intent = make_recipe(labels, count, prompt, view, age, sex, **settings)
+        intent = make_recipe(labels, COUNT if count is None else count, prompt, view, age, sex, **settings)
     else:
-        if labels or any(given is not None for given in (prompt, view, age, sex)):
-            raise UserError("--recipe has its own plan; leave out --label, --prompt, --view, --age and --sex")
-        intent = _overridden(recipe, settings)
+        if labels or any(given is not None for given in (count, prompt, view, age, sex)):
+            raise UserError(
+                "--recipe has its own plan; leave out --label, --count, --prompt, --view, --age and --sex"
+            )
+        planned = recipe if isinstance(recipe, GenerateRecipe) else GenerateRecipe.load(recipe)
+        intent = planned.with_overrides(settings)
     checkpoint = load_checkpoint(model, device)
     resolved = intent.resolved(checkpoint)
     folder = Path(resolved.folder_name() if out is None else out)
@@ -266,11 +271,3 @@ def quality(film: np.ndarray) -> dict[str, float]:
         "std": round(float(film.std()), 3),
         "saturated": round(float(saturated), 5),
     }
-
-
-def _overridden(recipe: str | Path | GenerateRecipe, settings: Mapping[str, Any]) -> GenerateRecipe:
-    """A recipe with the arguments that were given, that is: differ from their defaults."""
-    before = recipe if isinstance(recipe, GenerateRecipe) else GenerateRecipe.load(recipe)
-    defaults = {name: field.default for name, field in GenerateRecipe.model_fields.items()}
-    given = {name: value for name, value in settings.items() if value != defaults[name]}
-    return GenerateRecipe.from_values({**before.values(), **given}, "recipe")
