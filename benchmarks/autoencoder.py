@@ -1,6 +1,6 @@
 """How much of an unseen film the autoencoder of a checkpoint keeps, beside the linear code of equal size.
 
-    python benchmarks/autoencoder.py --films ../shared/radiographs/nih-sample [--model embedded] [--part test]
+    python benchmarks/autoencoder.py --films NIH [--model embedded] [--part test]
 
 Prints, view by view: PSNR; band power of the reconstruction over the film's own (1 = as sharp); coherence with the
 film (1 = the same detail, not only as much of it); and the PSNR of block principal components fitted on the
