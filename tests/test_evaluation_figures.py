@@ -82,6 +82,8 @@ def test_results_keep_the_contract(tmp_path: Path) -> None:
         "resize",
         "floor",
         "reason",
+        "protocol",
+        "note",
     }
     assert set(raw["metrics"][0]) == fields and raw["metrics"][0]["high"] is None
     assert raw["metrics"][1]["value"] is None and raw["metrics"][1]["reason"] == "no extractor"
