@@ -27,6 +27,7 @@ from synthaug.detection.detector import SCHEMA as DETECTOR_SCHEMA
 from synthaug.detection.detector import Detector, load_detector
 from synthaug.detection.films import Fit
 from synthaug.detection.predict import extract
+from synthaug.diffusion.components import quiet
 from synthaug.diffusion.device import choose_device
 from synthaug.errors import DataError, UnknownNameError
 from synthaug.shards import atomic_write
@@ -193,7 +194,8 @@ def _dinov2_extractor(folder: Path, device: str) -> Extractor:
         side = seen["crop_size"]
         size = int(side["height"] if isinstance(side, dict) else side)
         mean, std = np.array(seen["image_mean"], float), np.array(seen["image_std"], float)
-        network = Dinov2Model.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+        with quiet():
+            network = Dinov2Model.from_pretrained(folder, local_files_only=True, use_safetensors=True)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise DataError(f"{folder}: not a DINOv2 folder with safetensors and {path.name} ({error})") from None
     if mean.shape != (3,) or std.shape != (3,) or not (std > 0).all():

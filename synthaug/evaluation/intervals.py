@@ -239,3 +239,19 @@ def half_samples(
         Estimate(float(v), float(v - r), float(v + r), float(e))
         for v, r, e in zip(value, reach, errors, strict=True)
     ]
+
+
+def mean_interval(values: np.ndarray, groups: Sequence[object], confidence: float = 0.95) -> Estimate:
+    """Mean of values (n,) with the t interval that grouped values allow: groups are independent, films of one are not.
+
+    With m groups the variance is m/(m-1) Σ_g (Σ_{i in g} (v_i - mean) / n)²; one group alone gives no interval.
+    """
+    values = np.asarray(values, np.float64)
+    _, group = np.unique(np.asarray([str(g) for g in groups]), return_inverse=True)
+    count, mean = int(group.max()) + 1, float(values.mean())
+    if count < 2:
+        return Estimate(mean, float("nan"), float("nan"), float("nan"))
+    sums = np.bincount(group, values - mean) / len(values)
+    error = float(np.sqrt(count / (count - 1) * (sums**2).sum()))
+    reach = float(student.ppf((1 + confidence) / 2, count - 1)) * error
+    return Estimate(mean, mean - reach, mean + reach, error)
