@@ -11,39 +11,11 @@ import argparse
 import json
 
 import numpy as np
-import torch
 
 from synthaug.datasets import RealRadiographs
 from synthaug.diffusion import load_checkpoint
-from synthaug.evaluation.spectrum import BANDS, band_ratios, power
-
-HANN = np.hanning(256)
-
-
-def psnr(images: np.ndarray, films: np.ndarray) -> float:
-    """Mean over films (n, s, s), in dB of 255."""
-    error = ((images.astype(np.float64) - films) ** 2).mean((1, 2))
-    return float((10 * np.log10(255**2 / error)).mean())
-
-
-def coherence(images: np.ndarray, films: np.ndarray) -> dict[str, float]:
-    """|<A B*>| / sqrt(<|A|^2> <|B|^2>) over films and each band's frequencies; Hann window."""
-
-    def transform(x: np.ndarray) -> np.ndarray:
-        x = x.astype(np.float64)
-        return np.fft.fft2((x - x.mean((1, 2), keepdims=True)) * HANN * HANN[:, None])
-
-    a, b = transform(images), transform(films)
-    frequency = np.fft.fftfreq(256) * 256
-    radius = np.hypot(frequency[:, None], frequency)
-    found = {}
-    for name, (low, high) in BANDS.items():
-        ring = (radius > low) & (radius <= high)
-        cross = np.abs((a[:, ring] * b[:, ring].conj()).sum(0))
-        found[name] = float(
-            (cross / np.sqrt((np.abs(a[:, ring]) ** 2).sum(0) * (np.abs(b[:, ring]) ** 2).sum(0))).mean()
-        )
-    return found
+from synthaug.evaluation.reconstruction import coherence, psnr, reconstruct
+from synthaug.evaluation.spectrum import band_ratios, power
 
 
 def linear(train: np.ndarray, films: np.ndarray, channels: int) -> np.ndarray:
@@ -61,19 +33,6 @@ def linear(train: np.ndarray, films: np.ndarray, channels: int) -> np.ndarray:
     return flat.reshape(n, s // 8, s // 8, 8, 8).transpose(0, 1, 3, 2, 4).reshape(n, s, s).clip(0, 255)
 
 
-@torch.no_grad()
-def reconstruct(model: str, films: np.ndarray) -> tuple[np.ndarray, int]:
-    """Encoded (mean) and decoded films (n, s, s) uint8, and the number of latent channels."""
-    vae = load_checkpoint(model, device="cpu", dtype="float32").vae
-    out = []
-    for batch in torch.from_numpy(films)[:, None].split(8):
-        pixels = batch.float() / 127.5 - 1
-        pixels = pixels.expand(-1, vae.config.in_channels, -1, -1)
-        decoded = vae.decode(vae.encode(pixels).latent_dist.mean).sample.mean(1)
-        out.append(((decoded.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).numpy())
-    return np.concatenate(out), vae.config.latent_channels
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -85,20 +44,21 @@ def main() -> None:
     options = parser.parse_args()
     known = RealRadiographs(options.films, split="generator", splits_file="nih-sample")
     train = known.subset(range(300)).images_array(256, fit="squash")[:, 0]
+    vae = load_checkpoint(options.model, device="cpu", dtype="float32").vae
     for view in ("PA", "AP"):
         unseen = RealRadiographs(options.films, split=options.part, splits_file="nih-sample", views=view)
         films = unseen.subset(range(min(options.count, len(unseen)))).images_array(256, fit="squash")[:, 0]
-        images, channels = reconstruct(options.model, films)
-        flat = linear(train, films, channels)
+        images = reconstruct(vae, films[:, None])[:, 0]
+        flat = linear(train, films, vae.config.latent_channels)
         row = {
             "view": view,
             "n": len(films),
-            "psnr": round(psnr(images, films), 2),
-            "psnr linear": round(psnr(flat, films), 2),
+            "psnr": round(float(psnr(images, films).mean()), 2),
+            "psnr linear": round(float(psnr(flat, films).mean()), 2),
             "power": {
                 k: round(v, 3) for k, v in band_ratios(power(images[:, None]), power(films[:, None])).items()
             },
-            "coherence": {k: round(v, 3) for k, v in coherence(images, films).items()},
+            "coherence": {k: round(v, 3) for k, v in coherence(images[:, None], films[:, None]).items()},
         }
         print(json.dumps(row))
 

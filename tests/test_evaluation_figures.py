@@ -9,7 +9,6 @@ import pytest
 import torch
 from pydantic import ValidationError
 from sklearn.metrics import roc_auc_score
-from sklearn.neighbors import NearestNeighbors
 
 from synthaug.datasets import RealRadiographs, SyntheticRadiographs
 from synthaug.detection.detector import Detector, DetectorConfig
@@ -24,7 +23,7 @@ from synthaug.evaluation.label_fidelity import (
     label_fidelity,
     noise_clusters,
 )
-from synthaug.evaluation.nearest import nearest, nearest_films, nearest_metrics, pixel_features
+from synthaug.evaluation.nearest import nearest_films, nearest_metrics, pixel_features
 from synthaug.evaluation.results import Metric, Results, missing, table
 from synthaug.evaluation.spectrum import band_ratios, power, spectrum_metrics
 
@@ -83,6 +82,8 @@ def test_results_keep_the_contract(tmp_path: Path) -> None:
         "resize",
         "floor",
         "reason",
+        "protocol",
+        "note",
     }
     assert set(raw["metrics"][0]) == fields and raw["metrics"][0]["high"] is None
     assert raw["metrics"][1]["value"] is None and raw["metrics"][1]["reason"] == "no extractor"
@@ -124,17 +125,6 @@ def test_views_are_compared_apart_and_thin_ones_are_named() -> None:
     assert len(by_view["PA"]) == len(by_view["AP"]) == 5
     assert all(m.value is not None and m.floor is not None for m in by_view["PA"])
     assert all(m.value is None and "3 synthetic" in (m.reason or "") for m in by_view["AP"])
-
-
-def test_nearest_is_exact_over_tiles() -> None:
-    rng = np.random.default_rng(0)
-    queries, gallery = rng.random((37, 5), dtype=np.float32), rng.random((101, 5), dtype=np.float32)
-    distance, index = nearest(queries, gallery, tile=16)
-    expected, at = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(gallery).kneighbors(queries)
-    np.testing.assert_allclose(distance, expected[:, 0], atol=1e-6)
-    np.testing.assert_array_equal(index, at[:, 0])
-    with pytest.raises(DataError, match="no training film"):
-        nearest(queries, gallery[:0])
 
 
 def test_a_planted_copy_is_the_first_suspect() -> None:

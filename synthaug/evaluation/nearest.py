@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from synthaug.detection.detector import Detector
 from synthaug.detection.predict import extract
-from synthaug.errors import DataError
 from synthaug.evaluation.results import Metric
 from synthaug.images import resize
+from synthaug.neighbours import nearest
 
 Extractor = Callable[[np.ndarray], np.ndarray]
 THUMBNAIL = 64
@@ -37,27 +36,6 @@ def pixel_features(images: np.ndarray) -> np.ndarray:
 def detector_features(detector: Detector) -> Extractor:
     """An extractor of the pooled features of `detector`, as unit vectors."""
     return lambda images: unit(extract(detector, images))
-
-
-def nearest(queries: np.ndarray, gallery: np.ndarray, tile: int = 512) -> tuple[np.ndarray, np.ndarray]:
-    """The exact Euclidean distance (m,) from each query to its nearest gallery row, and that row's index (m,).
-
-    Arguments: `queries` (m, d), `gallery` (n, d); `tile` rows of each are compared at a time. Ties go to the lower index.
-    """
-    if not len(gallery):
-        raise DataError("no training film to compare with")
-    best = torch.full((len(queries),), torch.inf, dtype=torch.float64)
-    index = torch.zeros(len(queries), dtype=torch.long)
-    rows, columns = torch.from_numpy(queries).double(), torch.from_numpy(gallery).double()
-    for top in range(0, len(rows), tile):
-        part = slice(top, top + tile)
-        for left in range(0, len(columns), tile):
-            exact = "donot_use_mm_for_euclid_dist"
-            distance, at = torch.cdist(rows[part], columns[left : left + tile], compute_mode=exact).min(1)
-            closer = distance < best[part]
-            best[part] = torch.where(closer, distance, best[part])
-            index[part] = torch.where(closer, at + left, index[part])
-    return best.numpy(), index.numpy()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +63,10 @@ def nearest_films(
 ) -> NearestFilms:
     """Distances of synthetic and of unseen real films to the training films, all (n, 1, H, W)."""
     gallery = extractor(training)
-    near, at = nearest(extractor(synthetic), gallery)
-    real_near, real_at = nearest(extractor(unseen), gallery)
-    return NearestFilms(name, near, at, real_near, real_at)
+    near, real = nearest(extractor(synthetic), gallery), nearest(extractor(unseen), gallery)
+    return NearestFilms(
+        name, near.distances[:, 0], near.indices[:, 0], real.distances[:, 0], real.indices[:, 0]
+    )
 
 
 def nearest_metrics(found: NearestFilms, arm: str | None = None) -> list[Metric]:

@@ -1,9 +1,11 @@
-"""`results.json` of evaluate and benchmark: one schema, one writer, one table.
+"""`results.json` of evaluate and benchmark: one schema, one writer, one table (docs/results-schema.md).
 
 Conventions: what cannot be computed has `value` null and a `reason`; everything computed has n. Proportions and AUROC are
-in [0, 1]. Nothing here holds a clock, host or path, so equal input gives equal bytes.
+in [0, 1]. `protocol` of a metric names how it was measured: two values compare only where it is the same. `note` is what
+a reader must know beside the value. Nothing here holds a clock, host or path, so equal input gives equal bytes.
 """
 
+import hashlib
 import json
 import math
 from collections.abc import Iterable
@@ -35,6 +37,13 @@ class Metric(BaseModel):
     resize: str | None = None
     floor: float | None = None
     reason: str | None = None
+    protocol: str | None = None
+    note: str | None = None
+
+    @property
+    def key(self) -> tuple[str, str | None, str | None, str | None, str | None]:
+        """What tells this metric from the others of a file."""
+        return self.name, self.finding, self.subgroup, self.arm, self.extractor
 
     @field_validator("value", "low", "high", "floor")
     @classmethod
@@ -98,6 +107,12 @@ class Results(BaseModel):
         return found[0]
 
 
+def protocol_id(name: str, *facts: Any) -> str:
+    """A short name of how a metric was measured: "FID-1-0a1b2c3d", the same for the same facts (plain JSON values)."""
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True, allow_nan=False).encode()).hexdigest()
+    return f"{name.replace(' ', '-')}-{digest[:8]}"
+
+
 def missing(name: str, reason: str, **facts: Any) -> Metric:
     """A metric that could not be computed."""
     return Metric(name=name, reason=reason, **facts)
@@ -116,6 +131,7 @@ def table(metrics: Iterable[Metric]) -> str:
     columns["n"] = ["" if m.n is None else str(m.n) for m in rows]
     columns["floor"] = ["" if m.floor is None else f"{m.floor:.3f}" for m in rows]
     columns["why not"] = [m.reason if m.value is None and m.reason else "" for m in rows]
+    columns["note"] = [m.note or "" for m in rows]
     kept = {name: cells for name, cells in columns.items() if any(cells)}
     width = {name: max(len(name), *map(len, cells)) for name, cells in kept.items()} if rows else {}
 
