@@ -23,7 +23,7 @@ _META = 1 << 16  # the file meta group ends long before
 _HEADER = (
     "PatientID", "PatientSex", "PatientAge", "ViewPosition", "Modality", "BurnedInAnnotation",
     "NumberOfFrames", "PhotometricInterpretation", "ImageComments", "SOPInstanceUID", "StudyInstanceUID",
-    "SeriesDescription", "ProtocolName", "BodyPartExamined", "Manufacturer", "ImageType", "Rows", "Columns",
+    "SeriesDescription", "BodyPartExamined", "ImageType",
 )  # fmt: skip
 
 
@@ -50,7 +50,8 @@ def header(path: str | Path) -> Header:
     dcmread = _pydicom().dcmread
     try:
         dataset = dcmread(path, stop_before_pixels=True, specific_tags=list(_HEADER))
-        found = {name: _text(dataset.get(name)) for name in _HEADER}
+        # As written, without pydicom's conversion: an age of "51" is no valid DICOM, and yet common.
+        found = {name: _text(dataset.get_item(name)) for name in _HEADER}
     except Exception as error:  # a damaged file makes pydicom raise nearly anything
         raise ImageError(f"{path}: not a DICOM file that can be read ({_told(error)})") from error
     values = {name: text for name, text in found.items() if text}
@@ -197,12 +198,11 @@ def _first(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _text(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, str | int | float):
-        return str(value).strip()
-    return "\\".join(str(item).strip() for item in value)
+def _text(element: Any) -> str:
+    value = None if element is None else element.value
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace").strip(" \0")
+    return "" if value is None else str(value).strip()
 
 
 def _told(error: Exception) -> str:
