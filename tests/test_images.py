@@ -3,6 +3,7 @@ import io
 import struct
 import warnings
 import zlib
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -85,6 +86,42 @@ def test_16_bit_is_scaled_by_its_own_bit_range(top):
     assert read.dtype == np.uint8
 
 
+def test_tiff(film):
+    np.testing.assert_array_equal(images.read(saved(Image.fromarray(film), "TIFF")), film)
+    packed = saved(Image.fromarray(film), "TIFF", compression="tiff_lzw")
+    np.testing.assert_array_equal(images.read(packed), film)
+    deep = film.astype(np.uint16) * 257
+    np.testing.assert_array_equal(images.read(saved(Image.fromarray(deep), "TIFF")), film)
+    # Where 0 is white: Pillow turns 8 bit round when it writes, and leaves 16 bit as it is.
+    for picture, expected in ((film, film), (deep, 255 - film)):
+        white = saved(Image.fromarray(picture), "TIFF", tiffinfo={262: 0})
+        np.testing.assert_array_equal(images.read(white), expected)
+
+
+def test_a_colour_photograph_is_told_from_a_film(film):
+    photograph = np.stack([film, film // 2, film // 4], axis=-1)
+    stored = saved(Image.fromarray(np.stack([film] * 3, axis=-1)), "JPEG", quality=60)
+    assert images.is_colour(saved(Image.fromarray(photograph), "JPEG"))
+    assert not images.is_colour(stored) and not images.is_colour(images.encode(film))
+    with pytest.raises(ImageError, match="damaged"):
+        images.is_colour(b"no image")
+
+
+def test_the_mark_of_a_synthetic_png_changes_no_pixel(film):
+    data = images.encode(film)
+    marked = images.mark_png(data)
+    np.testing.assert_array_equal(images.read(marked), film)
+    assert images.mark_png(marked) == marked != data
+    picture = Image.open(io.BytesIO(marked))
+    picture.verify()
+    packet = ElementTree.fromstring(Image.open(io.BytesIO(marked)).info["XML:com.adobe.xmp"])
+    (description,) = packet.iter("{http://www.w3.org/1999/02/22-rdf-syntax-ns#}Description")
+    kind = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+    assert description.get("{http://iptc.org/std/Iptc4xmpExt/2008-02-29/}DigitalSourceType") == kind
+    with pytest.raises(ImageError, match="expected a PNG"):
+        images.mark_png(images.encode(film, "jpeg"))
+
+
 def test_colour_becomes_luma(film):
     colour = np.stack([film, film // 2, film // 4], axis=-1)
     expected = colour @ [0.299, 0.587, 0.114]
@@ -131,8 +168,13 @@ def bomb():
     ("data", "message"),
     [
         (b"", "not an image"),
-        (b"not an image at all", "expected PNG, JPEG or WebP"),
-        (saved(Image.new("L", (8, 8)), "TIFF"), "expected PNG, JPEG or WebP"),
+        (b"not an image at all", "expected PNG, JPEG, WebP, TIFF or DICOM"),
+        (saved(Image.new("L", (8, 8)), "GIF"), "expected PNG, JPEG, WebP, TIFF or DICOM"),
+        (saved(Image.new("F", (8, 8)), "TIFF"), "floating-point pixels, expected 8 or 16 bit"),
+        (
+            saved(Image.new("L", (8, 8)), "TIFF", save_all=True, append_images=[Image.new("L", (8, 8), 9)]),
+            "found 2 frames, expected one film a file",
+        ),
         (saved(Image.effect_noise((99, 99), 50))[:-999], "truncated"),
         (saved(Image.effect_noise((99, 99), 50), "JPEG")[:-999], "truncated"),
         (bomb(), "400000000 pixels"),

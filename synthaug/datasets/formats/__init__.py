@@ -1,24 +1,75 @@
-"""Public layouts of radiographs, one a file: each has `detect(root)` and `read(root, options)`.
+"""Public layouts of radiographs, one a file: each has `SIGN`, `detect(root)` and `read(root, options)`.
 
-`detect` gives an explanation or None; `read_folder` picks the first layout that explains the folder.
+`SIGN` is what the layout is known by, `detect` gives an explanation or None; `read_folder` picks the first
+layout that explains the folder, and `explain` says why.
 """
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
-from synthaug.datasets.formats import class_folders, csv_table, nih, shards
-from synthaug.datasets.formats.files import existing_folder, find_images
+from synthaug.datasets.formats import (
+    chexpert,
+    chexpert_plus,
+    class_folders,
+    covid,
+    csv_table,
+    dicom_folder,
+    hf_folder,
+    medmnist,
+    mimic,
+    nih,
+    openi,
+    padchest,
+    parquet,
+    rsna,
+    shards,
+    siim,
+    vindr,
+)
+from synthaug.datasets.formats.files import (
+    ARCHIVES,
+    UNFINISHED,
+    WORKBOOKS,
+    existing_folder,
+    find_images,
+)
 from synthaug.datasets.formats.listing import Film, Listing, Options
 from synthaug.errors import DataError, UnknownNameError
 
-__all__ = ["FORMATS", "Film", "Listing", "Options", "detect", "read_folder"]
+__all__ = ["FORMATS", "Film", "Layout", "Listing", "Options", "detect", "explain", "read_folder"]
+
+
+class Layout(NamedTuple):
+    """What a layout is known by, why a folder has it (or None), and its films."""
+
+    sign: str
+    detect: Callable[[Path], str | None]
+    read: Callable[[Path, Options | None], Listing]
+
 
 # In the order of trial: the surest sign first.
-FORMATS: dict[str, tuple[Callable[[Path], str | None], Callable[[Path, Options | None], Listing]]] = {
-    "shards": (shards.detect, shards.read),
-    "nih": (nih.detect, nih.read),
-    "class_folders": (class_folders.detect, class_folders.read),
-    "csv": (csv_table.detect, csv_table.read),
+FORMATS: dict[str, Layout] = {
+    name: Layout(module.SIGN, module.detect, module.read)
+    for name, module in {
+        "shards": shards,
+        "nih": nih,
+        "chexpert_plus": chexpert_plus,
+        "mimic": mimic,
+        "padchest": padchest,
+        "vindr": vindr,
+        "rsna": rsna,
+        "siim": siim,
+        "openi": openi,
+        "chexpert": chexpert,
+        "covid": covid,
+        "medmnist": medmnist,
+        "hf_folder": hf_folder,
+        "parquet": parquet,
+        "class_folders": class_folders,
+        "csv": csv_table,
+        "dicom": dicom_folder,
+    }.items()
 }
 
 
@@ -29,10 +80,24 @@ def detect(root: str | Path) -> tuple[str, str] | None:
         DataError: no such folder.
     """
     folder = existing_folder(root)
-    for name, (explain, _) in FORMATS.items():
-        if (explanation := explain(folder)) is not None:
+    for name, layout in FORMATS.items():
+        if (explanation := layout.detect(folder)) is not None:
             return name, explanation
     return None
+
+
+def explain(root: str | Path, format: str) -> str:
+    """Why a folder is read as `format`: what was seen, and what was looked for before and not found.
+
+    Raises:
+        DataError: no such folder.
+    """
+    found = detect(root)
+    if found is None or found[0] != format:
+        return f"read as {format}, as asked"
+    before = list(FORMATS)[: list(FORMATS).index(format)]
+    missed = "; ".join(f"no {FORMATS[name].sign} ({name})" for name in before)
+    return found[1] + (f". Looked for first: {missed}" if missed else "")
 
 
 def read_folder(root: str | Path, format: str = "auto", options: Options | None = None) -> Listing:
@@ -58,7 +123,7 @@ def read_folder(root: str | Path, format: str = "auto", options: Options | None 
         raise UnknownNameError("format", format, ("auto", *FORMATS))
     if format != "csv" and (options.labels_csv is not None or options.columns):
         raise DataError(f"{folder}: --labels-csv and --column go with --format csv, found --format {format}")
-    return FORMATS[format][1](folder, options)
+    return FORMATS[format].read(folder, options)
 
 
 def _fallback(folder: Path, options: Options) -> str:
@@ -68,7 +133,19 @@ def _fallback(folder: Path, options: Options) -> str:
         return "csv"
     if images and any(path.parent != folder for path in images):
         return "class_folders"
+    if books := [path.name for path in folder.iterdir() if path.suffix.lower() in WORKBOOKS]:
+        raise DataError(
+            f"{folder / books[0]}: an Excel workbook, expected a CSV table; save it as CSV (UTF-8) beside it"
+        )
+    if zips := [path.name for path in folder.iterdir() if path.name.lower().endswith(ARCHIVES)]:
+        raise DataError(
+            f"{folder / zips[0]}: an archive, and {len(images)} images outside it; unpack it into {folder} first"
+        )
+    if begun := [path.name for path in folder.rglob("*") if path.suffix.lower() in UNFINISHED]:
+        raise DataError(
+            f"{folder}: {len(begun)} unfinished downloads such as {begun[0]}; let the download end first"
+        )
+    signs = "; ".join(f"{layout.sign} ({name})" for name, layout in FORMATS.items())
     raise DataError(
-        f"{folder}: found {len(images)} images and {len(tables)} CSV files, expected one of: manifest.json "
-        "(shards); Data_Entry_2017*.csv (NIH ChestX-ray14); folders that name findings; a CSV and images"
+        f"{folder}: found {len(images)} images and {len(tables)} CSV files, expected one of: {signs}"
     )

@@ -16,6 +16,8 @@ from synthaug.errors import DataError, UnknownNameError
 from synthaug.findings import NO_FINDING, canonical
 from synthaug.record import Record
 
+SIGN = "folders that all name findings"
+
 
 def detect(root: Path) -> str | None:
     """Why the folder holds one folder a finding, or None: every folder with images must name a finding."""

@@ -6,9 +6,6 @@ Labels come from either kind of column, or both:
 - one column a finding, holding 1, 0, -1 (CheXpert's "uncertain": unknown) or nothing (unknown);
 - one column that lists findings ("Effusion|Mass", separators | , ; or a Python list). What it does not list
   is unknown, or 0 with `unlisted="absent"` (then: every finding that the column names on any line).
-
-CheXpert's "No Finding" allows support devices, this vocabulary's `no_finding` does not: a line with both has
-`no_finding` = 0, and 0 for the other findings it leaves empty, which is what its "No Finding" meant.
 """
 
 import re
@@ -19,9 +16,17 @@ from pathlib import Path
 
 from synthaug.datasets.formats import files, listing
 from synthaug.datasets.formats.files import ImageIndex, Table
-from synthaug.datasets.formats.listing import Film, Listing, Options
-from synthaug.datasets.formats.values import parse_age, parse_sex, parse_value, parse_view, split_name
-from synthaug.errors import DataError, LabelError, UnknownNameError
+from synthaug.datasets.formats.joining import Line, join
+from synthaug.datasets.formats.listing import Listing, Options
+from synthaug.datasets.formats.values import (
+    chexpert_labels,
+    parse_age,
+    parse_sex,
+    parse_value,
+    parse_view,
+    split_name,
+)
+from synthaug.errors import DataError, UnknownNameError
 from synthaug.findings import NO_FINDING, canonical, check
 from synthaug.record import Record
 
@@ -37,17 +42,22 @@ GUESSES: dict[str, tuple[str, ...]] = {
     "sex": ("patientsex", "patientgender", "sex", "gender"),
     "view": ("viewposition", "view", "projection", "appa"),
     "split": ("split", "subset", "partition"),
+    "prompt": ("prompt",),
+    "synthetic": ("synthetic",),
 }  # fmt: skip
 
 _ROWS_TO_TRY = 20
 
 
 @dataclass(frozen=True, slots=True)
-class _Columns:
+class Columns:
     """Role -> column, and finding -> column."""
 
     roles: Mapping[str, str]
     findings: Mapping[str, str]
+
+
+SIGN = "a CSV or TSV that names the images"
 
 
 def detect(root: Path) -> str | None:
@@ -66,46 +76,40 @@ def read(root: Path, options: Options | None = None) -> Listing:
     """
     options = options or Options()
     images = files.find_images(root)
-    table = files.read_table(_table(root, images, options))
-    columns = _columns(table, options)
-    index = ImageIndex(root, images)
-    rows: list[tuple[str, Mapping[str, str], Path]] = []
-    without_image: list[str] = []
-    bad: dict[Path, str] = {}
-    for place, row in table.rows_with_place():
-        path = index.match(row[columns.roles["image"]])
-        if path is None:
-            without_image.append(row[columns.roles["image"]])
-        else:
-            rows.append((place, row, path))
-    listed = _listed(rows, columns, options)
-    keys = dict(zip(images, files.keys_of(root, images), strict=True))
-    films: dict[Path, Film] = {}
-    for place, row, path in rows:
-        try:
-            if path in films:
-                raise DataError(f"{path.name} has a line already; expected one line a film")
-            films[path] = Film(path, _record(keys[path], row, columns, options, listed))
-        except (DataError, LabelError, UnknownNameError) as error:
-            if not options.skip_bad:
-                raise DataError(f"{place}: {error}; --skip-bad leaves such lines out") from error
-            bad[path] = keys[path]
-    unlabelled = [keys[path] for path in images if path not in films and path not in bad]
-    left_out = listing.left_out(
-        [
-            (listing.ROW_WITHOUT_IMAGE, without_image),
-            (listing.IMAGE_WITHOUT_ROW, unlabelled),
-            (listing.BAD_ROW, list(bad.values())),
-        ]
-    )
-    named = {finding for film in films.values() for finding in film.record.labels}
+    return read_tables(root, [files.read_table(_table(root, images, options))], options, "csv", images)
+
+
+def read_tables(
+    root: Path, tables: Sequence[Table], options: Options, format: str, images: Sequence[Path] | None = None
+) -> Listing:
+    """The films of tables whose columns are named or guessed; the first one's columns hold for all.
+
+    Raises:
+        DataError: a missing column, a line that cannot be read.
+    """
+    columns = choose_columns(tables[0], options)
+    for table in tables[1:]:
+        table.need([*columns.roles.values(), *columns.findings.values()], format)
+    rows = [place_and_row for table in tables for place_and_row in table.rows_with_place()]
+    listed = listed_findings([row for _, row in rows], columns, options)
+
+    def line(place: str, row: Mapping[str, str]) -> Line:
+        return Line(
+            place, row[columns.roles["image"]], lambda key: record_of(key, row, columns, options, listed)
+        )
+
+    films, left_out = join(root, (line(*place_and_row) for place_and_row in rows), options, images)
+    named = {finding for film in films for finding in film.record.labels}
     findings = listing.ordered({NO_FINDING, *columns.findings, *listed, *named})
-    reading = {"labels": table.path.name}
+    reading = {
+        "labels": ", ".join(
+            table.path.relative_to(root).as_posix() if table.path.is_relative_to(root) else table.path.name
+            for table in tables
+        )
+    }
     reading |= {f"{role} column": column for role, column in columns.roles.items()}
     reading |= {f"{finding} column": column for finding, column in columns.findings.items()}
-    return Listing(
-        "csv", listing.some_films(list(films.values()), root, left_out), findings, left_out, reading
-    )
+    return Listing(format, films, findings, left_out, reading)
 
 
 def _table(root: Path, images: Sequence[Path], options: Options) -> Path:
@@ -119,15 +123,28 @@ def _table(root: Path, images: Sequence[Path], options: Options) -> Path:
     usable = _usable(root, images) if len(tables) > 1 else tables
     if len(usable) == 1:
         return usable[0]
+    if not tables and (workbooks := [path.name for path in root.iterdir() if path.suffix in files.WORKBOOKS]):
+        raise DataError(
+            f"{root / workbooks[0]}: an Excel workbook, expected a CSV table; save it as CSV (UTF-8) beside it"
+        )
+    if tables and not usable and images:
+        raise DataError(_no_table_fits(root, tables, images))
     found = ", ".join(path.relative_to(root).as_posix() for path in tables) or "no CSV file"
     raise DataError(
         f"{root}: found {found}, expected one table that labels the images; name it with --labels-csv"
     )
 
 
+def _no_table_fits(root: Path, tables: Sequence[Path], images: Sequence[Path]) -> str:
+    listed = ", ".join(path.relative_to(root).as_posix() for path in tables)
+    return (
+        f"{root}: found {listed}, which name none of the {len(images)} images (called like {images[0].name}); "
+        "is it the table of another data set? name the right one with --labels-csv"
+    )
+
+
 def _candidates(root: Path) -> list[Path]:
-    found = (path for pattern in ("*.csv", "*.tsv", "*/*.csv", "*/*.tsv") for path in root.glob(pattern))
-    return sorted(path for path in found if path.is_file() and not path.name.startswith("."))
+    return files.tables(root, "*.csv", "*.tsv", "*/*.csv", "*/*.tsv")
 
 
 def _usable(root: Path, images: Sequence[Path]) -> list[Path]:
@@ -141,13 +158,18 @@ def _labels_images(path: Path, index: ImageIndex) -> bool:
         return False
     try:
         table = files.read_table(path)
-        columns = _columns(table, Options())
+        columns = choose_columns(table, Options())
         return any(index.match(row[columns.roles["image"]]) for _, row in table.rows)
     except DataError:
         return False
 
 
-def _columns(table: Table, options: Options) -> _Columns:
+def choose_columns(table: Table, options: Options) -> Columns:
+    """The columns named by the options, and guesses for the others.
+
+    Raises:
+        DataError: no column for the image or for findings, or one that is not there.
+    """
     roles: dict[str, str] = {}
     findings: dict[str, str] = {}
     for role, column in options.columns.items():
@@ -174,7 +196,7 @@ def _columns(table: Table, options: Options) -> _Columns:
             f"{table.path}: no column holds findings; columns are {', '.join(table.columns)}; say which with "
             "--column findings=NAME (one column that lists them) or --column FINDING=NAME (one column each)"
         )
-    return _Columns(roles, findings)
+    return Columns(roles, findings)
 
 
 def _finding_role(role: str) -> str:
@@ -207,21 +229,24 @@ def _names(value: str) -> list[str]:
     return [name for part in re.split(r"[|;,]", value.strip("[]")) if (name := part.strip(" '\""))]
 
 
-def _listed(
-    rows: Iterable[tuple[str, Mapping[str, str], Path]], columns: _Columns, options: Options
-) -> set[str]:
+def listed_findings(rows: Iterable[Mapping[str, str]], columns: Columns, options: Options) -> set[str]:
     """Every finding that the findings column names on any line."""
     column = columns.roles.get("findings")
-    values = {row[column] for _, row, _ in rows} if column else set()
+    values = {row[column] for row in rows} if column else set()
     found = {_canonical(name, options.names) for value in values for name in _names(value)}
     return {finding for finding in found if finding}
 
 
-def _record(
-    key: str, row: Mapping[str, str], columns: _Columns, options: Options, listed: Iterable[str]
+def record_of(
+    key: str, row: Mapping[str, str], columns: Columns, options: Options, listed: Iterable[str]
 ) -> Record:
+    """The record of a row; `listed` are the findings that stand for "unlisted" ones.
+
+    Raises:
+        DataError, LabelError, UnknownNameError: a cell that makes no sense.
+    """
     roles = columns.roles
-    labels = {finding: _value(row, column) for finding, column in columns.findings.items()}
+    labels = {finding: _value(row, column, options) for finding, column in columns.findings.items()}
     if "findings" in roles:
         given = [options.names.get(name, name) for name in _names(row[roles["findings"]])]
         positives = {canonical(name) for name in given if name is not None}
@@ -230,24 +255,26 @@ def _record(
         labels |= {finding: 1.0 for finding in positives}
     return Record(
         key,
-        check(_chexpert(labels)),
+        check(chexpert_labels(labels)),
         view=parse_view(row[roles["view"]]) if "view" in roles else None,
         age=parse_age(row[roles["age"]]) if "age" in roles else None,
         sex=parse_sex(row[roles["sex"]]) if "sex" in roles else None,
         patient=(row[roles["patient"]] or None) if "patient" in roles else None,
+        prompt=(row[roles["prompt"]] or None) if "prompt" in roles else None,
+        synthetic=_truth(row[roles["synthetic"]]) if "synthetic" in roles else False,
         provenance={"split": split_name(row[roles["split"]])} if row.get(roles.get("split", "")) else {},
     )
 
 
-def _value(row: Mapping[str, str], column: str) -> float:
+def _value(row: Mapping[str, str], column: str, options: Options) -> float:
     try:
-        return parse_value(row[column])
+        return parse_value(row[column], options.uncertain)
     except DataError as error:
         raise DataError(f"column {column!r}: {error}") from error
 
 
-def _chexpert(labels: Mapping[str, float]) -> dict[str, float]:
-    positives = {finding for finding, value in labels.items() if value == 1.0}
-    if positives != {NO_FINDING, "support_devices"}:
-        return dict(labels)
-    return {finding: float(finding == "support_devices") for finding in labels}
+def _truth(text: str) -> bool:
+    plain = text.lower()
+    if plain not in ("true", "false", "1", "0", ""):
+        raise DataError(f"found synthetic {text!r}, expected true or false")
+    return plain in ("true", "1")

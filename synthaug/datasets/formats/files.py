@@ -4,18 +4,26 @@ Public data sets rename extensions (`00000001_000.png` in the table, `.jpg` on t
 a name in a table is matched to an image by its stem; where several share it, by the path before it.
 """
 
+import contextlib
 import csv
+import gzip
 import os
 import posixpath
+import zlib
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 from pathlib import Path
+from typing import IO
 
 from synthaug.errors import DataError, nearest
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".dcm", ".dicom")
+DICOM_SUFFIXES = (".dcm", ".dicom")
+# What a user may hold in the place of a folder or a table, and what to do about it.
+ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".7z", ".rar")
+WORKBOOKS = (".xlsx", ".xls", ".ods", ".numbers")
+UNFINISHED = (".part", ".crdownload", ".download", ".aria2", ".partial")
 
 
 def existing_folder(root: str | Path) -> Path:
@@ -26,6 +34,12 @@ def existing_folder(root: str | Path) -> Path:
     """
     path = Path(root).expanduser()
     if not path.is_dir():
+        if path.is_file() and path.name.lower().endswith(ARCHIVES):
+            folder = path.with_suffix("")
+            how = "unzip -d" if path.suffix.lower() == ".zip" else "unpack it to"
+            raise DataError(
+                f"{path}: an archive, expected a folder of radiographs; unpack it first ({how} {folder})"
+            )
         what = "found a file" if path.exists() else "no such folder"
         raise DataError(f"{path}: {what}, expected a folder of radiographs")
     return path
@@ -33,6 +47,11 @@ def existing_folder(root: str | Path) -> Path:
 
 def find_images(root: Path) -> list[Path]:
     """Every image file under `root`, sorted; hidden ones are passed over, links to folders followed once."""
+    return walk(root, lambda name: name.lower().endswith(IMAGE_SUFFIXES))
+
+
+def walk(root: Path, wanted: Callable[[str], bool]) -> list[Path]:
+    """Every file under `root` whose name is wanted, sorted; hidden ones are passed over, links followed once."""
     found: list[str] = []
     seen: set[str] = set()
     for folder, subfolders, names in os.walk(root, followlinks=True):
@@ -42,11 +61,7 @@ def find_images(root: Path) -> list[Path]:
             continue
         seen.add(real)
         subfolders[:] = sorted(name for name in subfolders if not name.startswith((".", "__MACOSX")))
-        found += [
-            os.path.join(folder, name)
-            for name in names
-            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
-        ]
+        found += [os.path.join(folder, name) for name in names if not name.startswith(".") and wanted(name)]
     return [Path(path) for path in sorted(found)]
 
 
@@ -118,6 +133,19 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[tuple[int, Mapping[str, str]], ...]
 
+    def need(self, names: Sequence[str], layout: str) -> None:
+        """Make sure of the columns that a layout cannot do without.
+
+        Raises:
+            DataError: one is missing.
+        """
+        for name in names:
+            if name not in self.columns:
+                raise DataError(
+                    f"{self.path}: no column {name!r}, found {', '.join(self.columns)}; expected the {layout} "
+                    "layout, a table of another one is read with --format csv"
+                )
+
     def column(self, name: str, role: str) -> str:
         """`name`, once it is sure that the table has it.
 
@@ -142,44 +170,86 @@ class Table:
 def header(path: Path) -> tuple[str, ...]:
     """The column names of a table, or () when it has none or cannot be read."""
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
+        with _open(path) as file:
             return tuple(name.strip() for name in next(csv.reader(file, delimiter=_delimiter(path)), ()))
-    except (OSError, UnicodeDecodeError, csv.Error):
+    except _UNREADABLE:
         return ()
 
 
-def read_cells(path: Path) -> list[tuple[int, list[str]]]:
-    """The lines of a CSV (or .tsv) file that hold something: line number and stripped cells.
+def tables(root: Path, *patterns: str) -> list[Path]:
+    """The tables of a folder that fit one of the patterns (".csv.gz" fits ".csv" too), sorted."""
+    both = [found for pattern in patterns for found in (pattern, f"{pattern}.gz")]
+    found = {path for pattern in both for path in root.glob(pattern)}
+    return sorted(path for path in found if path.is_file() and not path.name.startswith("."))
+
+
+def cells(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The lines of a CSV (.tsv, .gz) file that hold something: line number and stripped cells.
 
     Raises:
-        DataError: it cannot be read or is not UTF-8 text.
+        DataError: it cannot be read, is not UTF-8 text, or is a workbook.
     """
+    if path.suffix.lower() in WORKBOOKS:
+        raise DataError(
+            f"{path}: an Excel workbook, expected a CSV table; save it as CSV (UTF-8) and name that"
+        )
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
+        with _open(path) as file:
             reader = csv.reader(file, delimiter=_delimiter(path))
-            lines = ((reader.line_num, [cell.strip() for cell in row]) for row in reader)
-            return [(line, cells) for line, cells in lines if any(cells)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: cannot be read as a CSV table ({error})") from error
+            for row in reader:
+                stripped = [cell.strip() for cell in row]
+                if any(stripped):
+                    yield reader.line_num, stripped
+    except _UNREADABLE as error:
+        looks = "; it is an Excel workbook: save it as CSV (UTF-8)" if _is_workbook(path) else ""
+        raise DataError(f"{path}: cannot be read as a CSV table ({error}){looks}") from error
 
 
-def read_table(path: Path) -> Table:
-    """A CSV (or .tsv) file with a header; what a short line lacks reads as "".
+def read_cells(path: Path) -> list[tuple[int, list[str]]]:
+    """All of `cells`."""
+    return list(cells(path))
+
+
+def read_table(path: Path, only: Collection[str] | None = None) -> Table:
+    """A CSV (.tsv, .gz) file with a header; what a short line lacks reads as "".
+
+    Args:
+        path: the file.
+        only: columns to keep of each row, those that are there; all when None.
 
     Raises:
         DataError: it cannot be read, is not UTF-8 text, has no header, or names a column twice.
     """
-    lines = read_cells(path)
-    if not lines:
+    lines = cells(path)
+    first = next(lines, None)
+    if first is None:
         raise DataError(f"{path}: empty, expected a header line and one line a film")
-    columns = tuple(lines[0][1])
+    columns = tuple(first[1])
     if twice := {name for name in columns if name and columns.count(name) > 1}:
         raise DataError(f"{path}: the header names {', '.join(sorted(twice))} twice")
+    places = [(place, name) for place, name in enumerate(columns) if only is None or name in only]
     rows = tuple(
-        (line, dict(zip_longest(columns, cells[: len(columns)], fillvalue=""))) for line, cells in lines[1:]
+        (line, {name: row[place] if place < len(row) else "" for place, name in places})
+        for line, row in lines
     )
     return Table(path, tuple(name for name in columns if name), rows)
 
 
+_UNREADABLE = (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error)
+
+
+def _open(path: Path) -> IO[str]:
+    if path.suffix.lower() == ".gz":
+        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
+    return open(path, encoding="utf-8-sig", newline="")
+
+
+def _is_workbook(path: Path) -> bool:
+    """Whether a file is a zip container or an OLE document, whatever its name says."""
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        return file.read(4) in (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
+    return False
+
+
 def _delimiter(path: Path) -> str:
-    return "\t" if path.suffix.lower() == ".tsv" else ","
+    return "\t" if path.name.lower().removesuffix(".gz").endswith(".tsv") else ","

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from synthaug.errors import DataError
+from synthaug.errors import DataError, UnknownNameError
 from synthaug.findings import FINDINGS
 from synthaug.record import Record
 
@@ -45,6 +45,8 @@ class Options:
         names: name in the data -> finding, for folders or labels with a name of their own; None leaves the
             folder or label out.
         unlisted: what a finding is that the findings column does not list: "unknown" (NaN) or "absent" (0).
+        uncertain: what CheXpert's -1 becomes: "unknown" (NaN), "zeros" or "ones".
+        readers: how the readers of VinDr-CXR are merged: "majority", "any" of them, or "all".
         skip_bad: leave out rows that cannot be read (they are counted) instead of raising.
     """
 
@@ -53,6 +55,20 @@ class Options:
     names: Mapping[str, str | None] = field(default_factory=dict)
     unlisted: Literal["unknown", "absent"] = "unknown"
     skip_bad: bool = False
+    uncertain: Literal["unknown", "zeros", "ones"] = "unknown"
+    readers: Literal["majority", "any", "all"] = "majority"
+
+    def __post_init__(self) -> None:
+        for name, known in _CHOICES.items():
+            if getattr(self, name) not in known:
+                raise UnknownNameError(name, str(getattr(self, name)), known)
+
+
+_CHOICES = {
+    "unlisted": ("unknown", "absent"),
+    "uncertain": ("unknown", "zeros", "ones"),
+    "readers": ("majority", "any", "all"),
+}
 
 
 @dataclass(frozen=True, slots=True)

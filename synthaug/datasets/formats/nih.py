@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from synthaug.datasets.formats import files, listing
-from synthaug.datasets.formats.listing import Film, Listing, Options
+from synthaug.datasets.formats.joining import Line, join
+from synthaug.datasets.formats.listing import Listing, Options
 from synthaug.datasets.formats.values import parse_age, parse_sex, parse_view
-from synthaug.errors import DataError, LabelError, UnknownNameError
+from synthaug.errors import DataError, UnknownNameError
 from synthaug.findings import NO_FINDING, canonical, check
 from synthaug.record import Record
 
@@ -40,6 +41,9 @@ _NUMBERS = {
 }
 
 
+SIGN = "Data_Entry_2017*.csv"
+
+
 def detect(root: Path) -> str | None:
     """Why the folder is NIH ChestX-ray14, or None."""
     tables = _tables(root)
@@ -54,43 +58,26 @@ def read(root: Path, options: Options | None = None) -> Listing:
     """
     options = options or Options()
     table = files.read_table(_table(root))
-    for column in (_IMAGE, _LABELS, _PATIENT, _AGE, _SEX, _VIEW):
-        if column not in table.columns:
-            raise DataError(
-                f"{table.path}: no column {column!r}, found {', '.join(table.columns)}; "
-                "a table of another layout is read with --format csv"
-            )
-    images = files.find_images(root)
-    index = files.ImageIndex(root, images)
+    table.need((_IMAGE, _LABELS, _PATIENT, _AGE, _SEX, _VIEW), "NIH ChestX-ray14")
     boxes, splits = _boxes(root), _splits(root)
-    films: dict[Path, Film] = {}
-    without_image: list[str] = []
-    bad: dict[Path, str] = {}
-    for place, row in table.rows_with_place():
-        path = index.match(row[_IMAGE])
-        if path is None:
-            without_image.append(row[_IMAGE])
-            continue
-        try:
-            record = _record(path.stem, row, boxes.get(path.stem, []), splits.get(path.stem))
-        except (DataError, LabelError, UnknownNameError, KeyError, ValueError) as error:
-            if not options.skip_bad:
-                raise DataError(f"{place}: {error}; --skip-bad leaves such rows out") from error
-            bad[path] = path.stem
-            continue
-        films[path] = Film(path, record)
-    unlabelled = [path.stem for path in images if path not in films and path not in bad]
-    left_out = listing.left_out(
-        [
-            (listing.ROW_WITHOUT_IMAGE, without_image),
-            (listing.IMAGE_WITHOUT_ROW, unlabelled),
-            (listing.BAD_ROW, list(bad.values())),
-        ]
-    )
+
+    def line(place: str, row: Mapping[str, str]) -> Line:
+        return Line(
+            place,
+            row[_IMAGE],
+            lambda key: _record(key, row, boxes.get(_stem(row), []), splits.get(_stem(row))),
+        )
+
+    films, left_out = join(root, (line(*place_and_row) for place_and_row in table.rows_with_place()), options)
     reading = {"labels": table.path.name, "boxes": f"{sum(map(len, boxes.values()))} in the 1024 px frame"}
-    return Listing(
-        "nih", listing.some_films(list(films.values()), root, left_out), FINDINGS, left_out, reading
+    reading["splits"] = (
+        "train_val_list.txt, test_list.txt" if splits else "none: no train_val_list.txt or test_list.txt"
     )
+    return Listing("nih", films, FINDINGS, left_out, reading)
+
+
+def _stem(row: Mapping[str, str]) -> str:
+    return Path(row[_IMAGE]).stem
 
 
 def boxes(record: Record, size: int) -> list[tuple[str, float, float, float, float]]:
@@ -103,7 +90,7 @@ def boxes(record: Record, size: int) -> list[tuple[str, float, float, float, flo
 
 
 def _tables(root: Path) -> list[Path]:
-    return sorted(path for path in root.glob("Data_Entry_2017*.csv") if path.is_file())
+    return files.tables(root, "Data_Entry_2017*.csv")
 
 
 def _table(root: Path) -> Path:

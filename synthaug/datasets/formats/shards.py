@@ -24,6 +24,9 @@ class ShardFilm(Film):
         return self.shards[self.number][1]
 
 
+SIGN = MANIFEST
+
+
 def detect(root: Path) -> str | None:
     """Why the folder holds shards, or None."""
     return f"shards: {MANIFEST}" if (root / MANIFEST).is_file() else None

@@ -2,8 +2,10 @@
 
 import math
 import re
+from collections.abc import Mapping
 
 from synthaug.errors import DataError
+from synthaug.findings import NO_FINDING
 
 MAX_AGE = 120.0
 
@@ -16,6 +18,7 @@ _SPLITS = {
     "val": "validation",
     "valid": "validation",
     "dev": "validation",
+    "validate": "validation",
     "testing": "test",
 }
 _PRESENT, _ABSENT = {"1", "true", "yes", "present", "positive"}, {"0", "false", "no", "absent", "negative"}
@@ -48,23 +51,45 @@ def parse_view(text: str) -> str | None:
     words = re.split(r"[\s_\-/]+", text.strip().lower())
     if words[0] in ("pa", "ap"):
         return words[0].upper()
-    return "lateral" if words[0] in ("l", "ll", "rl", "lat", "lateral") else None
+    return "lateral" if words[0] in ("l", "ll", "rl", "lat", "lateral", "xtable") else None
 
 
-def parse_value(text: str) -> float:
-    """1, 0 or NaN (unknown) of a finding's own column; -1 is CheXpert's "uncertain": unknown.
+# What CheXpert's -1 ("uncertain") becomes.
+UNCERTAIN = {"unknown": math.nan, "zeros": 0.0, "ones": 1.0}
+
+
+def parse_value(text: str, uncertain: str = "unknown") -> float:
+    """1, 0 or NaN (unknown) of a finding's own column; -1 is CheXpert's "uncertain".
+
+    Args:
+        text: the cell.
+        uncertain: what -1 becomes: a name of `UNCERTAIN`.
 
     Raises:
         DataError: something else.
     """
-    plain = text.lower().removesuffix(".0")
+    plain = text.strip().lower().removesuffix(".0")
     if plain in _PRESENT:
         return 1.0
     if plain in _ABSENT:
         return 0.0
-    if plain in _UNKNOWN or plain in ("-1", "uncertain"):
+    if plain in ("-1", "uncertain"):
+        return UNCERTAIN[uncertain]
+    if plain in _UNKNOWN:
         return math.nan
     raise DataError(f"found the label {text!r}, expected 1, 0, -1 (uncertain) or nothing (unknown)")
+
+
+def chexpert_labels(labels: Mapping[str, float]) -> dict[str, float]:
+    """Labels of the CheXpert labeller in this vocabulary.
+
+    Its "No Finding" allows support devices, this `no_finding` does not: a film with both has `no_finding` = 0,
+    and 0 for the other findings that are left empty, which is what its "No Finding" meant.
+    """
+    positives = {finding for finding, value in labels.items() if value == 1.0}
+    if positives != {NO_FINDING, "support_devices"}:
+        return dict(labels)
+    return {finding: float(finding == "support_devices") for finding in labels}
 
 
 def split_name(text: str) -> str:
