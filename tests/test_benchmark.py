@@ -1,24 +1,50 @@
-"""The utility study: arms, resumable cells, paired figures, and a demonstration that says it is one."""
+"""The utility study: arms, the guard against leaks, resumable cells, figures, and a demonstration that says it is one."""
 
 import json
+import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from synthaug.benchmark.arms import build_arms, join, mix, one_finding, real_parts
-from synthaug.benchmark.study import DEMONSTRATION, StudyRecipe, conclude, run_study, verdict
-from synthaug.benchmark.toy import toy_films, toy_parts
-from synthaug.datasets import RealRadiographs
+from synthaug import cli
+from synthaug.benchmark import trained
+from synthaug.benchmark.arms import ARMS, Lacking, stages, uses_synthetic
+from synthaug.benchmark.conclude import conclude, figures, verdict
+from synthaug.benchmark.cost import costs, in_words
+from synthaug.benchmark.frozen import Score
+from synthaug.benchmark.leakage import guard, leaks, without_leaks
+from synthaug.benchmark.material import checked, gather, one_finding, real_parts
+from synthaug.benchmark.medmnist import joined, open_medmnist
+from synthaug.benchmark.study import (
+    DEMONSTRATION,
+    STRONG,
+    Grid,
+    StudyRecipe,
+    lay_out,
+    open_study,
+    read_scores,
+    run_study,
+)
+from synthaug.benchmark.toy import toy_films, toy_material
+from synthaug.datasets import RealRadiographs, SyntheticRadiographs
 from synthaug.detection.films import Films
-from synthaug.errors import DataError
+from synthaug.errors import DataError, NotInstalledError, OutputFolderError, RecipeError, UnknownNameError
 from synthaug.evaluation.results import Results
 
 torch.set_num_threads(1)
+FINDING = "pleural_effusion"
 TINY = DEMONSTRATION.model_copy(
     update={
-        "replicates": 200,
+        "seeds": (0, 1),
+        "image_size": 32,
+        "extractor": "random:test_resnet",
+        "strengths": (1e-2, 1.0),
+        "frozen": Grid(arms=("real", "synthetic", "real+100%", "pretrained"), sizes=(5, "all")),
+        "full": Grid(arms=("real", "pretrained"), sizes=(5,)),
         "train": DEMONSTRATION.train.model_copy(
             update={"arch": "test_resnet", "image_size": 32, "steps": 4, "validate_every": 2}
         ),
@@ -26,69 +52,67 @@ TINY = DEMONSTRATION.model_copy(
 )
 
 
-def test_the_demonstration_says_what_it_is_and_resumes_cell_by_cell(tmp_path: Path) -> None:
-    records = list(run_study(out=tmp_path, recipe=TINY))
-    assert {(r.arm, r.seed) for r in records} == {
-        (a, s) for a in ("real", "synthetic", "mixed") for s in (0, 1)
+def sides(**changes: Films) -> dict:
+    """Five sides of drawn films that share nothing."""
+    return toy_material(FINDING, 16).sides() | changes
+
+
+def of_patients(films: Films, *names: str) -> Films:
+    """The same films, the first of them of these patients."""
+    return replace(films, patients=(*names, *films.patients[len(names) :]))
+
+
+def test_every_arm_holds_what_its_name_says() -> None:
+    real, synthetic = toy_films(60, 16, "edema", 0), toy_films(220, 16, "edema", 1, synthetic=True)
+    generator = toy_films(14, 16, "edema", 2)
+
+    def held(arm: str, size: object = 10, draw: int = 0) -> dict[str, int]:
+        plan = stages(arm, size, draw, real, synthetic, generator)  # type: ignore[arg-type]
+        return {f"{n}-{p.source}": len(p.indices) for n, stage in enumerate(plan) for p in stage}
+
+    assert {arm: held(arm) for arm in ARMS} == {
+        "real": {"0-real": 20},
+        "synthetic": {"0-synthetic": 220},
+        "mixed_0.25": {"0-real": 16, "0-synthetic": 4},
+        "mixed_0.5": {"0-real": 10, "0-synthetic": 10},
+        "mixed_0.75": {"0-real": 4, "0-synthetic": 16},
+        "real+100%": {"0-real": 20, "0-synthetic": 20},
+        "real+200%": {"0-real": 20, "0-synthetic": 40},
+        "real+500%": {"0-real": 20, "0-synthetic": 100},
+        "pretrained": {"0-synthetic": 220, "1-real": 20},
+        "duplicated": {"0-real": 40},
+        "augmented": {"0-real": 20, "0-augmented": 20},
+        "generator_films": {"0-real": 20, "0-generator": 14},
     }
-    assert len(records) == 6 * 4 and all(r.record is not None for r in records)
-    results = Results.read(tmp_path)
-    assert results.kind == "benchmark" and "no evidence" in results.protocol
-    first = (tmp_path / "results.json").read_bytes()
-    (tmp_path / "cells" / "mixed-1.json").unlink()
-    again = list(run_study(out=tmp_path, recipe=TINY))
-    assert {(r.arm, r.seed) for r in again if r.record is not None} == {("mixed", 1)}
-    assert (tmp_path / "results.json").read_bytes() == first
-    assert "no evidence" in (tmp_path / "results.md").read_text()
+    assert held("real", "all") == {"0-real": 60}
+    assert {arm for arm in ARMS if not uses_synthetic(arm)} == {
+        "real",
+        "duplicated",
+        "augmented",
+        "generator_films",
+    }
 
 
-def test_arms_start_from_the_same_weights_and_take_the_same_steps(tmp_path: Path) -> None:
-    list(run_study(out=tmp_path, recipe=TINY.model_copy(update={"seeds": (0,)})))
-    facts = [json.loads(p.read_text()) for p in sorted((tmp_path / "cells").glob("*/config.json"))]
-    assert len(facts) == 3
-    recipes = [f["training"]["recipe"] for f in facts]
-    assert recipes[0] == recipes[1] == recipes[2] and recipes[0]["seed"] == 0
-    assert len({f["training"]["validation"]["films"] for f in facts}) == 1
+def test_subsets_are_balanced_nested_and_drawn_anew() -> None:
+    real = toy_films(60, 16, "edema", 0)
+    small, large, other = (
+        stages("real", size, draw, real)[0][0].indices for size, draw in ((5, 0), (20, 0), (5, 1))
+    )
+    assert real.labels[small].sum() == 5 and set(small) < set(large) and set(small) != set(other)
 
 
-def test_conclude_pairs_arms_and_names_the_smallest_effect() -> None:
-    parts, synthetic = toy_parts("pleural_effusion", 16)
-    study = build_arms(parts, synthetic, None, "demonstration")
-    labels = study.test.labels[:, 0]
-    rng = np.random.default_rng(0)
-    good, poor = labels + rng.normal(0, 0.3, (2, len(labels))), rng.normal(0, 1, (2, len(labels)))
-    scores = {"real": poor, "synthetic": poor, "mixed": good}
-    cells = {(a, s): {"threshold": 0.5, "scores": scores[a][s].tolist()} for a in scores for s in (0, 1)}
-    results = conclude(study, TINY, cells)
-    gain = results.find("AUROC difference", arm="mixed - real")
-    assert gain.value is not None and gain.low is not None and gain.low > 0.2
-    same = results.find("AUROC difference", arm="synthetic - real")
-    assert same.value == same.low == same.high == 0
-    limit = results.find("AUROC difference, smallest that could have been shown", arm="mixed - real")
-    assert limit.value is not None and 0 < limit.value < gain.value
-    said = verdict(results)
-    assert "mixed - real: a gain" in said and "synthetic - real: no difference shown" in said
-    assert results.settings["test"] == {"present": 60, "absent": 60, "patients": 120}
-
-
-def test_mixed_holds_the_fraction_asked_for() -> None:
-    real, synthetic = toy_films(30, 16, "edema", 0), toy_films(40, 16, "edema", 1, synthetic=True)
-    assert len(mix(real, synthetic, None)) == 70
-    half = mix(real, synthetic, 0.5)
-    assert len(half) == 60 and sum(k in synthetic.keys for k in half.keys) == 30
-    assert half.keys == mix(real, synthetic, 0.5).keys
-    with pytest.raises(DataError, match="needs 120 synthetic films, found 40"):
-        mix(real, synthetic, 0.8)
-
-
-def test_an_arm_that_cannot_be_is_given_a_reason() -> None:
-    parts, _ = toy_parts("edema", 16)
-    study = build_arms(parts, None, None, "transfer")
-    assert set(study.arms) == {"real"} and set(study.reasons) == {"synthetic", "mixed", "control"}
-    with_generator = build_arms({**parts, "generator": toy_films(10, 16, "edema", 5)}, None, None, "transfer")
-    assert len(with_generator.arms["control"]) == len(parts["train"]) + 10
-    with pytest.raises(DataError, match="test films: 0 show edema"):
-        build_arms({**parts, "test": parts["test"].subset([0, 2])}, None, None, "closed")
+def test_an_arm_that_the_films_cannot_make_up_has_a_reason() -> None:
+    real, synthetic = toy_films(20, 16, "edema", 0), toy_films(30, 16, "edema", 1, synthetic=True)
+    with pytest.raises(Lacking, match="needs 25 real training films of edema, found 10"):
+        stages("real", 25, 0, real)
+    with pytest.raises(Lacking, match="needs 50 synthetic films of edema, found 15"):
+        stages("real+500%", 10, 0, real, synthetic)
+    with pytest.raises(Lacking, match="--synthetic"):
+        stages("pretrained", 5, 0, real)
+    with pytest.raises(Lacking, match="--generator-data"):
+        stages("generator_films", 5, 0, real)
+    with pytest.raises(UnknownNameError, match=r"real\+100%"):
+        stages("real+100", 5, 0, real)
 
 
 def test_only_films_that_answer_the_question_are_used() -> None:
@@ -98,24 +122,292 @@ def test_only_films_that_answer_the_question_are_used() -> None:
     )
     kept = one_finding(films, "edema")
     assert kept.keys == ("w", "x") and kept.labels.tolist() == [[0.0], [1.0]]
-    assert join(kept, kept).keys == ("w", "x", "w", "x")
 
 
-def test_a_folder_the_split_does_not_know_is_split_by_patient(tiny_nih: Path) -> None:
-    parts = real_parts(RealRadiographs(tiny_nih), 32, "pleural_effusion", "crop")
-    assert set(parts) == {"train", "validation", "test"}
-    patients = [set(p.patients) for p in parts.values()]
-    assert not patients[0] & patients[1] and not patients[0] & patients[2] and not patients[1] & patients[2]
+@pytest.mark.parametrize(
+    ("side", "said"),
+    [
+        ("judge", "judge films: 0 show"),
+        ("training", "training films: 0 show"),
+        ("synthetic", "synthetic films: 0"),
+    ],
+)
+def test_a_side_of_one_class_is_named(side: str, said: str) -> None:
+    films = sides()
+    with pytest.raises(DataError, match=said):
+        checked(films | {side: films[side].subset(range(0, 20, 2))})
 
 
-def test_the_first_day_split_gives_the_parts(films: Path) -> None:
+def test_a_planted_leak_is_found_and_named() -> None:
+    films = sides()
+    guard(films, "transfer")
+    copied = replace(
+        films["training"], images=np.concatenate([films["judge"].images[:1], films["training"].images[1:]])
+    )
+    copied = replace(copied, patients=tuple(f"film:0:{k}" for k in copied.keys))
+    with pytest.raises(DataError, match=r"toy-0-0-0 \(training\) and toy-2-0-0 \(judge\): the same image"):
+        guard(films | {"training": copied}, "transfer")
+    for one, other in (("generator", "judge"), ("training", "validation"), ("generator", "training")):
+        met = of_patients(films[one], films[other].patients[3])
+        with pytest.raises(DataError, match=f"both of patient {films[other].patients[3]}.*--drop-leaks"):
+            guard(films | {one: met}, "transfer")
+    stolen = replace(films["synthetic"], images=films["judge"].images)
+    with pytest.raises(DataError, match=r"\(synthetic\) and .* \(judge\): the same image"):
+        guard(films | {"synthetic": stolen}, "transfer")
+
+
+def test_films_of_unknown_patients_meet_only_by_their_pixels() -> None:
+    films = sides()
+    unknown = {s: replace(f, patients=tuple(f"film:0:{i}" for i in range(len(f)))) for s, f in films.items()}
+    assert leaks(unknown, "transfer") == []
+
+
+def test_leaking_films_can_be_left_out() -> None:
+    films = sides()
+    films["training"] = of_patients(films["training"], films["judge"].patients[0], "a")
+    films["generator"] = of_patients(films["generator"], "a", films["validation"].patients[2])
+    kept, left_out = without_leaks(films, "transfer")
+    assert left_out == 3 and leaks(kept, "transfer") == []
+    assert len(kept["judge"]) == len(films["judge"]) and len(kept["training"]) == len(films["training"]) - 2
+    spoilt = of_patients(films["generator"], films["judge"].patients[0])
+    with pytest.raises(DataError, match="trained on a film it is judged by"):
+        without_leaks(films | {"generator": spoilt}, "transfer")
+
+
+def test_a_closed_claim_holds_for_the_arms_own_films_only() -> None:
+    films = sides()
+    with pytest.raises(DataError, match="24 of the generator's films are not among the training films"):
+        guard(films, "closed")
+    guard(films | {"generator": films["training"].subset(range(20))}, "closed")
+    del films["generator"]
+    with pytest.raises(DataError, match="pass --generator-data"):
+        guard(films, "closed")
+    with pytest.raises(RecipeError, match="--sizes all"):
+        open_study(object(), recipe=StudyRecipe(claim="closed"))
+
+
+def test_the_first_day_split_gives_the_parts_and_a_rehearsal_leaves_the_test_closed(films: Path) -> None:
     real = RealRadiographs(films / "nih-sample").subset(range(0, 3347, 12))
-    parts = real_parts(real, 16, "pleural_effusion", "crop")
-    assert set(parts) == {"train", "validation", "test", "generator"}
+    parts, _ = real_parts(real)
+    assert set(parts) == {"train", "validation", "judge", "generator"}
+    rehearsed, notes = real_parts(real, "validation")
+    assert rehearsed["judge"].keys == parts["validation"].keys and "rehearsal" in " ".join(notes)
+    own = {*rehearsed["train"].keys, *rehearsed["validation"].keys}
+    assert own == set(parts["train"].keys)
+    test = set(parts["judge"].keys)
+    assert not test & {key for part in rehearsed.values() for key in part.keys}
 
 
-def test_utility_needs_real_films(tmp_path: Path) -> None:
+def test_a_folder_that_the_split_does_not_know_is_split_by_patient(tiny_nih: Path) -> None:
+    parts, _ = real_parts(RealRadiographs(tiny_nih))
+    patients = [set(part.patients) for part in parts.values()]
+    assert len(patients) == 3 and sum(map(len, patients)) == len(set.union(*patients))
+
+
+def test_gather_decodes_guards_and_keeps_one_label(tiny_nih: Path, tiny_shards: Path) -> None:
+    real, synthetic = RealRadiographs(tiny_nih), SyntheticRadiographs(tiny_shards)
+    material = gather(real, [synthetic], None, FINDING, 32, "crop", "transfer")
+    assert material.synthetic is not None and material.synthetic.labels.shape == (24, 1)
+    assert any("not at hand" in note for note in material.notes)
+    with pytest.raises(DataError, match="films: 0 show hernia and"):
+        gather(real, [synthetic], None, "hernia", 32, "crop", "transfer")
+    with pytest.raises(DataError, match=r"leaking pairs: .* \(generator\) and .* both of patient"):
+        gather(real, [synthetic], real, FINDING, 32, "crop", "transfer")
+
+
+def test_the_demonstration_says_what_it_is_and_resumes_cell_by_cell(tmp_path: Path) -> None:
+    study = open_study(recipe=TINY)
+    notes = [step.note for step in run_study(study, tmp_path)]
+    results = conclude(study, tmp_path)
+    names = {cell.name for cell in study.cells}
+    assert {p.stem for p in (tmp_path / "cells").glob("*.json")} == names and names <= set(notes)
+    assert "no evidence" in results.protocol and "no evidence" in (tmp_path / "results.md").read_text()
+    first = (tmp_path / "results.json").read_bytes()
+    for name in ("full-pretrained-5-1", "frozen-real-5-0"):
+        (tmp_path / "cells" / f"{name}.json").unlink()
+    for path in (tmp_path / "detectors" / "full-pretrained-5-1").glob("*.json"):
+        path.unlink()
+    again = [
+        step for step in run_study(open_study(recipe=TINY), tmp_path) if "there already" not in step.note
+    ]
+    assert {step.note.split(":")[0] for step in again} == {
+        "features",
+        "full-pretrained-5-1",
+        "frozen-real-5-0",
+    }
+    conclude(study, tmp_path)
+    assert (tmp_path / "results.json").read_bytes() == first
+    assert Results.read(tmp_path).settings["starts"] == sorted(
+        {s.note for c, s in read_scores(study, tmp_path).items() if c.depth == "full"}
+    )
+
+
+def test_cells_of_a_draw_start_alike_and_take_the_same_steps(tmp_path: Path) -> None:
+    recipe = TINY.model_copy(
+        update={"frozen": None, "seeds": (0,), "full": Grid(arms=("real", "real+100%"), sizes=(5,))}
+    )
+    list(run_study(open_study(recipe=recipe), tmp_path))
+    facts = [json.loads(p.read_text())["training"] for p in (tmp_path / "detectors").glob("*/config.json")]
+    assert len(facts) == 2 and facts[0]["recipe"] == facts[1]["recipe"]
+    plan = stages("pretrained", 5, 0, toy_films(20, 16, FINDING, 0), toy_films(20, 16, FINDING, 1))
+    halves = trained.cell_recipes("pretrained", plan, TINY.train.model_copy(update={"steps": 7}), STRONG)
+    assert [half.steps for half in halves] == [3, 4]
+    (strong,) = trained.cell_recipes("augmented", plan[:1], TINY.train, STRONG)
+    assert strong.augmentation == STRONG and strong.steps == TINY.train.steps
+
+
+def test_a_folder_of_another_study_is_refused_and_a_study_may_grow(tmp_path: Path) -> None:
+    small = TINY.model_copy(update={"full": None, "seeds": (0,), "frozen": Grid(arms=("real",), sizes=(5,))})
+    list(run_study(open_study(recipe=small), tmp_path))
+    grown = small.model_copy(update={"seeds": (0, 1)})
+    assert sum("already" in step.note for step in run_study(open_study(recipe=grown), tmp_path)) == 1
+    with pytest.raises(OutputFolderError, match=r"recipe\.strengths"):
+        list(run_study(open_study(recipe=small.model_copy(update={"strengths": (0.5,)})), tmp_path))
+    with pytest.raises(OutputFolderError, match=r"films\.frozen\.training"):
+        changed = toy_material(FINDING, 32)
+        changed = replace(changed, training=changed.training.subset(range(40)))
+        list(run_study(lay_out(small, {"frozen": changed}), tmp_path))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").write_text("words")
+    with pytest.raises(OutputFolderError, match="holds no study"):
+        list(run_study(open_study(recipe=small), tmp_path / "other"))
+
+
+def test_figures_pair_arms_and_choose_on_validation_alone() -> None:
+    recipe = TINY.model_copy(
+        update={
+            "full": None,
+            "seeds": (0, 1, 2),
+            "frozen": Grid(arms=("real", "synthetic", "real+100%", "duplicated"), sizes=(5,)),
+        }
+    )
+    study = lay_out(recipe, {"frozen": toy_material(FINDING, 16)})
+    rng = np.random.default_rng(0)
+    judge, validation = (study.material["frozen"].sides()[s].labels[:, 0] for s in ("judge", "validation"))
+    poor, noise = rng.normal(0, 1, len(judge)), rng.normal(0, 0.01, (4, 3, len(judge)))
+    scores = {}
+    for cell in study.cells:
+        place = ("real", "synthetic", "real+100%", "duplicated").index(cell.arm)
+        base = judge + rng.normal(0, 0.3, len(judge)) if cell.arm == "real+100%" else poor
+        seen = validation if cell.arm == "synthetic" else rng.normal(0, 1, len(validation))
+        scores[cell] = Score(0.5, seen + 0.0, base + noise[place, cell.seed])
+    results = figures(study, scores)
+    curve = {point["arm"]: point for point in results.settings["curve"]}
+    assert curve["real+100%"]["difference_low"] > 0.2 and curve["real+100%"]["p_holm"] < 0.01
+    assert abs(curve["duplicated"]["difference"]) < 0.02
+    assert results.settings["family"] == 3 and results.settings["chosen"][0]["arm"] == "synthetic"
+    said = verdict(results)
+    assert "real+100% helps by +0." in said and "duplicated no difference shown" in said
+    assert "this design could have shown" in said
+    gap = results.find("AUROC difference", arm="real+100%, 5 real films a label - real")
+    assert gap.value == pytest.approx(curve["real+100%"]["difference"])
+    assert results.settings["films"]["frozen"]["judge"] == {"present": 60, "absent": 60, "patients": 120}
+
+
+def test_sizes_beyond_the_films_are_reasons_and_none_at_all_is_an_error() -> None:
+    recipe = TINY.model_copy(update={"full": None, "frozen": Grid(arms=("real",), sizes=(5, 250))})
+    study = lay_out(recipe, {"frozen": toy_material(FINDING, 16)})
+    assert study.reasons == {
+        ("frozen", "real", 250): "needs 250 real training films of pleural_effusion, found 24"
+    }
+    with pytest.raises(DataError, match="no size can be run: needs 250"):
+        lay_out(
+            recipe.model_copy(update={"frozen": Grid(sizes=(250,))}), {"frozen": toy_material(FINDING, 16)}
+        )
+
+
+def test_the_cost_counts_only_what_is_left(tmp_path: Path) -> None:
+    study = open_study(recipe=TINY)
+    before = {cost.depth: cost for cost in costs(study, tmp_path)}
+    assert before["frozen"].cells == 4 * 2 * 2 - 2 and before["full"].cells == 4
+    assert all(cost.seconds > 0 for cost in before.values())
+    (tmp_path / "cells").mkdir()
+    for cell in study.cells:
+        (tmp_path / "cells" / f"{cell.name}.json").write_text("{}")
+    after = costs(study, tmp_path)
+    assert [cost.seconds for cost in after] == [0, 0] and "4 there already" in in_words(after)
+
+
+def test_utility_needs_real_films() -> None:
     with pytest.raises(DataError, match="--real"):
-        run_study(synthetic=toy_films(4, 16, "edema", 0), out=tmp_path)
+        open_study(synthetic=[toy_films(4, 16, "edema", 0)])
     with pytest.raises(DataError, match="demonstration"):
-        run_study(out=tmp_path, recipe=StudyRecipe())
+        open_study(recipe=StudyRecipe())
+    with pytest.raises(RecipeError, match="without a grid"):
+        open_study(recipe=TINY.model_copy(update={"frozen": None, "full": None}))
+
+
+def test_the_command_rehearses_prints_its_cost_and_ends_in_a_verdict(
+    tiny_nih: Path, tiny_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = [
+        "--real",
+        str(tiny_nih),
+        "--synthetic",
+        str(tiny_shards),
+        "--extractor",
+        "random:test_resnet",
+        "--seeds",
+        "2",
+    ]
+    flags += [
+        "--arms",
+        "real",
+        "real+100%",
+        "--sizes",
+        "2",
+        "--set",
+        "image_size=32",
+        "--out",
+        str(tmp_path / "study"),
+    ]
+    assert cli.main(["benchmark", *flags, "--dry-run"]) == 0
+    assert "frozen: 4 cells to train" in capsys.readouterr().out and not (tmp_path / "study").exists()
+    assert cli.main(["benchmark", *flags]) == 0
+    spoken = capsys.readouterr()
+    assert (
+        "frozen, 2 real films a label: real+100%" in spoken.out and "the test part was opened" in spoken.err
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--sizes", "1"], "--sizes 1: expected"),
+        (["--arms", "real+100"], "did you mean 'real+100%'"),
+        (["--real", "medmnist:breastmnist"], "unknown MedMNIST set 'breastmnist'"),
+        (["--depth", "half"], "--depth"),
+        (["--set", "judge=train"], "judge"),
+    ],
+)
+def test_a_mistake_in_the_command_is_named(
+    flags: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["benchmark", *flags, "--out", str(tmp_path)]) == 2
+    assert said in capsys.readouterr().err and list(tmp_path.iterdir()) == []
+
+
+def test_chestmnist_comes_through_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "medmnist", None)
+    with pytest.raises(NotInstalledError, match=r"synthaug\[medmnist\]"):
+        open_medmnist("medmnist:chestmnist")
+
+    class ChestMNIST:
+        """The attributes of the package's class of that name: images, labels and what their columns are."""
+
+        def __init__(self, split: str, download: bool, size: int) -> None:
+            rng = np.random.default_rng(len(split))
+            self.imgs = rng.integers(0, 256, (30, size, size), dtype=np.uint8)
+            self.labels = np.stack([np.arange(30) % 2, np.zeros(30)], 1)
+            self.info = {"label": {"0": "effusion", "1": "mass"}}
+
+    monkeypatch.setitem(sys.modules, "medmnist", SimpleNamespace(ChestMNIST=ChestMNIST))
+    real = open_medmnist("medmnist:chestmnist", 28)
+    assert real.findings == ("no_finding", "pleural_effusion", "mass") and len(real) == 90
+    assert real.column(FINDING).sum() == 45 and real.column("no_finding").sum() == 45
+    parts, notes = real_parts(real)
+    assert {part: len(films) for part, films in parts.items()} == {"train": 24, "validation": 6, "judge": 30}
+    assert "patients unknown" in notes[-1]
+    material = gather(real, None, None, FINDING, 32, "crop", "transfer")
+    assert material.judge.images.shape == (30, 1, 32, 32)
+    assert joined({"test": ChestMNIST("test", True, 28)}).keys[0] == "test-000000"

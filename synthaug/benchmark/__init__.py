@@ -1,1 +1,6 @@
-"""The utility study: one detector trained on real, synthetic and mixed films, measured on the same real test films."""
+"""The utility study: detectors trained on real, synthetic and mixed films, judged on the same real films.
+
+study = open_study(real, [present, absent])
+for progress in run_study(study, "STUDY"): ...
+results = conclude(study, "STUDY")
+"""

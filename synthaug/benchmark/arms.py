@@ -1,118 +1,143 @@
 """The arms of a utility study: which films each detector is trained on.
 
-Conventions: an arm's films show the finding (1) or are `no_finding` films (0), one label column; validation and test films
-are real and the same for every arm.
+    real               n real films a label, or all of them
+    synthetic          every synthetic film, whatever n
+    mixed_0.25         as many films as `real`, a quarter of them synthetic in the place of real ones
+    real+200%          `real` and twice as many synthetic films, half of them with the finding
+    pretrained         trained on every synthetic film first, then on `real`
+    duplicated         `real` twice over: at equal steps a null control, its difference from `real` is noise
+    augmented          `real` with stronger classical augmentation
+    generator_films    `real` and the generator's own training films: what they would do by themselves
 
-    real        the real training films
-    synthetic   the synthetic films
-    mixed       the real training films and synthetic ones
-    control     the real training films and those the generator saw: what the generator's films would do by themselves
+Conventions: a draw numbers a random subset and a training seed together. Subsets of one draw are nested: those of 10 films
+a label are among those of 25. No film is used twice within an arm, `duplicated` apart; where the films do not suffice, the
+arm has no figure and a reason.
 """
 
+import re
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
-from synthaug.detection.films import Films, Fit, hold, split_films
-from synthaug.errors import DataError
-from synthaug.evaluation.parts import parts_of
+from synthaug.detection.films import Films
+from synthaug.errors import DataError, UnknownNameError
 
-ArmName = Literal["real", "synthetic", "mixed", "control"]
+Size = int | Literal["all"]
+Source = Literal["real", "synthetic", "generator", "augmented"]
+
+ARMS = (
+    "real",
+    "synthetic",
+    "mixed_0.25",
+    "mixed_0.5",
+    "mixed_0.75",
+    "real+100%",
+    "real+200%",
+    "real+500%",
+    "pretrained",
+    "duplicated",
+    "augmented",
+    "generator_films",
+)
+CONTROLS = ("duplicated", "augmented", "generator_films")
+_MIXED, _PLUS = re.compile(r"mixed_(0\.\d+)"), re.compile(r"real\+(\d+)%")
 
 
 @dataclass(frozen=True, slots=True)
-class Study:
-    """The films of a study: by arm, and the real films to choose on and to measure on. `reasons` says why an arm is not there."""
+class Portion:
+    """Films of one source, by index; an index may be there twice."""
 
-    arms: dict[str, Films]
-    validation: Films
-    test: Films
-    reasons: dict[str, str]
+    source: Source
+    indices: np.ndarray
 
 
-def one_finding(films: Films, finding: str) -> Films:
-    """The films that show the finding or are `no_finding`, with that one label column."""
-    present, absent = films.column(finding) == 1, films.column("no_finding") == 1
-    chosen = np.flatnonzero(present | absent)
-    kept = films.subset(chosen)
-    return Films(kept.images, present[chosen, None].astype(np.float32), (finding,), kept.patients, kept.keys)
+Stage = tuple[Portion, ...]
 
 
-def join(*parts: Films) -> Films:
-    """Films one after another."""
-    return Films(
-        np.concatenate([p.images for p in parts]),
-        np.concatenate([p.labels for p in parts]),
-        parts[0].findings,
-        tuple(name for p in parts for name in p.patients),
-        tuple(name for p in parts for name in p.keys),
-    )
+class Lacking(DataError):
+    """An arm that the films at hand cannot make up; the message is the reason beside its missing figure."""
 
 
-def mix(real: Films, synthetic: Films, fraction: float | None, seed: int = 0) -> Films:
-    """All real films and synthetic ones: all of them, or so many that they are `fraction` of the whole, drawn by `seed`."""
-    if fraction is None:
-        return join(real, synthetic)
-    count = round(fraction / (1 - fraction) * len(real))
-    if count > len(synthetic):
-        raise DataError(
-            f"synthetic_fraction {fraction} beside {len(real)} real films needs {count} synthetic films, found {len(synthetic)}"
-        )
-    return join(
-        real, synthetic.subset(np.sort(np.random.default_rng(seed).permutation(len(synthetic))[:count]))
-    )
+def check_arm(name: str) -> str:
+    """The name, once it is sure that it is one of an arm. Raises `UnknownNameError`."""
+    if name not in ARMS and not _MIXED.fullmatch(name) and not _PLUS.fullmatch(name):
+        raise UnknownNameError("arm", name, ARMS)
+    return name
 
 
-def real_parts(real: Any, image_size: int, finding: str, fit: Fit, seed: int = 0) -> dict[str, Films]:
-    """Real films by part: the first-day split where it knows them, else 60 / 15 / 25 % of the patients.
+def uses_synthetic(arm: str) -> bool:
+    """Whether any synthetic film is in the arm."""
+    return arm != "real" and arm not in CONTROLS
 
-    Parts are `train`, `validation`, `test` and, where the split has it, `generator`.
+
+def balanced(films: Films, each: int, draw: int, stream: int, what: str) -> np.ndarray:
+    """Indices of `each` present and `each` absent films: the first of a permutation that the draw fixes.
+
+    Raises `Lacking` where there are not so many of a label.
     """
-    films = hold(real, image_size, (finding, "no_finding"), fit)
-    parts = parts_of(real)
-    if parts:
-        missing = [name for name in ("detector", "validation", "test") if name not in parts]
-        if missing:
-            raise DataError(f"the real films lack the parts {', '.join(missing)} of the first-day split")
-        names = {"detector": "train", "validation": "validation", "test": "test", "generator": "generator"}
-        return {
-            names[part]: one_finding(films.subset(indices), finding)
-            for part, indices in parts.items()
-            if part in names
-        }
-    rest, test = split_films(films, 0.25, seed)
-    inner = films.subset(rest)
-    train, validation = split_films(inner, 0.2, seed + 1)
-    chosen = {
-        "train": inner.subset(train),
-        "validation": inner.subset(validation),
-        "test": films.subset(test),
-    }
-    return {name: one_finding(part, finding) for name, part in chosen.items()}
+    chosen = []
+    for value, name in ((1, films.findings[0]), (0, "no_finding")):
+        have = np.flatnonzero(films.labels[:, 0] == value)
+        if len(have) < each:
+            raise Lacking(f"needs {each} {what} films of {name}, found {len(have)}")
+        chosen.append(np.random.default_rng([draw, stream, value]).permutation(have)[:each])
+    return np.sort(np.concatenate(chosen))
 
 
-def build_arms(parts: dict[str, Films], synthetic: Films | None, fraction: float | None, claim: str) -> Study:
-    """The arms that the films at hand allow.
+def subset(real: Films, size: Size, draw: int) -> np.ndarray:
+    """Indices of the real films of a draw: `size` a label, or all. Raises `Lacking`."""
+    return np.arange(len(real)) if size == "all" else balanced(real, size, draw, 0, "real training")
 
-    Arguments: `parts` as `real_parts` gives them; `claim` "transfer" adds the control arm.
-    Raises `DataError` where a part or the synthetic films lack present or absent films.
+
+def stages(
+    arm: str,
+    size: Size,
+    draw: int,
+    real: Films,
+    synthetic: Films | None = None,
+    generator: Films | None = None,
+) -> tuple[Stage, ...]:
+    """What an arm is trained on, stage by stage; all but `pretrained` have one stage.
+
+    Raises `Lacking` where the films do not suffice, `UnknownNameError` for an unknown arm.
     """
-    real = parts["train"]
-    arms, reasons = {"real": real}, {}
+    check_arm(arm)
+    if uses_synthetic(arm) and synthetic is None:
+        raise Lacking("no synthetic films: pass --synthetic DIR")
+    if arm == "generator_films" and generator is None:
+        raise Lacking("the generator's training films are not at hand: pass --generator-data DIR")
+    if arm == "synthetic" and synthetic is not None:
+        return ((Portion("synthetic", np.arange(len(synthetic))),),)
+    own = subset(real, size, draw)
+    base = Portion("real", own)
+    if arm == "duplicated":
+        return ((Portion("real", np.concatenate([own, own])),),)
+    if arm == "augmented":
+        return ((base, Portion("augmented", own)),)
+    if arm == "generator_films" and generator is not None:
+        return ((base, Portion("generator", np.arange(len(generator)))),)
     if synthetic is None:
-        reasons = dict.fromkeys(("synthetic", "mixed"), "no synthetic films: pass --synthetic DIR")
-    else:
-        arms |= {"synthetic": synthetic, "mixed": mix(real, synthetic, fraction)}
-    if claim == "transfer":
-        if "generator" in parts:
-            arms["control"] = join(real, parts["generator"])
-        else:
-            reasons["control"] = "the generator's training films are not among the real films"
-    for name, films in {**arms, "validation": parts["validation"], "test": parts["test"]}.items():
-        present = int((films.labels == 1).sum())
-        if not 0 < present < len(films):
-            raise DataError(
-                f"{name} films: {present} show {films.findings[0]} and {len(films) - present} are no_finding; both are needed"
-            )
-    return Study(arms, parts["validation"], parts["test"], reasons)
+        return ((base,),)
+    if arm == "pretrained":
+        return ((Portion("synthetic", np.arange(len(synthetic))),), (base,))
+    if mixed := _MIXED.fullmatch(arm):
+        each = round(float(mixed[1]) * len(own) / 2)
+        kept = _kept(real, own, len(own) - 2 * each, draw)
+        return ((Portion("real", kept), _drawn(synthetic, each, draw)),)
+    if plus := _PLUS.fullmatch(arm):
+        return ((base, _drawn(synthetic, round(int(plus[1]) / 100 * len(own) / 2), draw)),)
+    return ((base,),)
+
+
+def _drawn(synthetic: Films, each: int, draw: int) -> Portion:
+    return Portion("synthetic", balanced(synthetic, each, draw, 1, "synthetic"))
+
+
+def _kept(real: Films, own: np.ndarray, count: int, draw: int) -> np.ndarray:
+    """`count` of the films `own`, with the labels in their proportion."""
+    order = np.random.default_rng([draw, 2]).permutation(own)
+    present = order[real.labels[order, 0] == 1]
+    absent = order[real.labels[order, 0] == 0]
+    ones = min(max(1, round(count * len(present) / len(own))), len(present))
+    return np.sort(np.concatenate([present[:ones], absent[: count - ones]]))

@@ -1,38 +1,58 @@
-"""Run a utility study: arms x seeds, resumable cell by cell, then the figures on the same real test films.
+"""Run a utility study: arms x sizes x draws at one or two depths, resumable cell by cell, then the figures.
 
-Conventions: a cell is one arm with one seed; cells of one seed start from the same weights and take the same number of
-steps; checkpoint and threshold are chosen on the same real validation films in every arm. A cell's scores stand in
-`OUT/cells/ARM-SEED.json`, so the same call again goes on where it stopped.
+Conventions: a cell is one arm at one size in one draw (a subset of the real films and a training seed together); cells of one
+draw start from the same weights and take the same number of steps; whatever is chosen is chosen on the same real validation
+films in every arm. `OUT/study.json` says what a study is made of; a cell's scores stand in `OUT/cells/`, features of films in
+`OUT/features/`, so the same call goes on where it stopped, and more arms, sizes or seeds only add cells.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from synthaug.benchmark.arms import Study, build_arms, one_finding, real_parts
-from synthaug.benchmark.toy import toy_parts
-from synthaug.detection.detector import load_detector
-from synthaug.detection.films import Films, hold
-from synthaug.detection.predict import predict
-from synthaug.detection.train import StepRecord, TrainRecipe, train_detector
-from synthaug.errors import DataError
-from synthaug.evaluation.intervals import Statistic, crossed_bootstrap, estimate
-from synthaug.evaluation.results import Metric, Results, missing, table
-from synthaug.recipes import Recipe
+from synthaug.benchmark import frozen, trained
+from synthaug.benchmark.arms import ARMS, Lacking, Size, Stage, check_arm, stages
+from synthaug.benchmark.frozen import STRENGTHS, Score
+from synthaug.benchmark.material import Judge, Material, gather
+from synthaug.benchmark.toy import toy_material
+from synthaug.detection.augment import Augmentation
+from synthaug.detection.train import StepRecord, TrainRecipe
+from synthaug.errors import DataError, OutputFolderError, RecipeError
+from synthaug.recipes import Recipe, differences
 from synthaug.shards import atomic_write
 
-CLAIMS = {
-    "closed": "closed: the generator was adapted on the real arm's own films only, and its base never saw the finding",
-    "transfer": "transfer: a ready generator that saw other films; its control is real + the generator's training films",
-    "demonstration": "DEMONSTRATION on drawn toy pictures: it shows the procedure and is no evidence of anything",
-}
-STATISTICS: tuple[Statistic, ...] = ("AUROC", "accuracy", "balanced accuracy")
-COMPARED = (("mixed", "real"), ("synthetic", "real"), ("mixed", "control"))
+Depth = Literal["frozen", "full"]
+STRONG = Augmentation(
+    rotation=20, scale=(0.75, 1.35), shift=0.12, contrast=0.5, brightness=0.2, gamma=0.5, blur=0.5
+)
+
+
+class Grid(BaseModel):
+    """Arms and numbers of real films a label; every arm at every size."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    arms: tuple[str, ...] = ARMS
+    sizes: tuple[Size, ...] = (10, 25, 50, 100, 250, "all")
+
+    @field_validator("arms")
+    @classmethod
+    def _known(cls, arms: tuple[str, ...]) -> tuple[str, ...]:
+        for arm in arms:
+            check_arm(arm)
+        return arms if "real" in arms else ("real", *arms)
+
+    @field_validator("sizes")
+    @classmethod
+    def _positive(cls, sizes: tuple[Size, ...]) -> tuple[Size, ...]:
+        if not sizes or any(size != "all" and size < 2 for size in sizes):
+            raise ValueError('expected "all" or 2 or more films a label')
+        return sizes
 
 
 class StudyRecipe(Recipe):
@@ -40,18 +60,42 @@ class StudyRecipe(Recipe):
 
     finding: str = "pleural_effusion"
     claim: Literal["closed", "transfer", "demonstration"] = "transfer"
-    seeds: tuple[int, ...] = (0, 1, 2)
-    synthetic_fraction: float | None = Field(
-        default=None, gt=0, lt=1, description="of the mixed arm; default: all films"
+    judge: Judge = "test"
+    seeds: tuple[int, ...] = Field(default=(0, 1, 2, 3, 4), min_length=1, description="one draw each")
+    frozen: Grid | None = Grid()
+    full: Grid | None = None
+    extractor: str = Field(default="imagenet", description='"imagenet", "embedded" or a detector folder')
+    image_size: int = Field(
+        default=224, ge=32, description="of the frozen network, where it has none of its own"
     )
-    replicates: int = Field(default=2000, ge=100)
-    train: TrainRecipe = TrainRecipe()
+    strengths: tuple[float, ...] = Field(default=STRENGTHS, min_length=1)
+    strong: Augmentation = STRONG
+    train: TrainRecipe = TrainRecipe(
+        image_size=160,
+        start="imagenet",
+        steps=240,
+        batch_size=16,
+        validate_every=40,
+        learning_rate=5e-4,
+        ema=0.98,
+    )
+    drop_leaks: bool = False
+
+    @property
+    def grids(self) -> dict[Depth, Grid]:
+        """The grids that are to be run, by depth."""
+        both: dict[Depth, Grid | None] = {"frozen": self.frozen, "full": self.full}
+        return {depth: grid for depth, grid in both.items() if grid is not None}
 
 
+FULL = Grid(arms=("real", "synthetic", "real+100%", "augmented"), sizes=(50, "all"))
 DEMONSTRATION = StudyRecipe(
     claim="demonstration",
-    seeds=(0, 1),
-    replicates=500,
+    seeds=(0, 1, 2),
+    frozen=Grid(sizes=(5, 10, "all")),
+    full=Grid(arms=("real", "real+100%", "pretrained"), sizes=(10,)),
+    extractor="random:resnet10t",
+    image_size=64,
     train=TrainRecipe(
         arch="resnet10t",
         image_size=64,
@@ -65,169 +109,217 @@ DEMONSTRATION = StudyRecipe(
 
 
 @dataclass(frozen=True, slots=True)
-class StudyRecord:
-    """One training step of one cell; `record` is None where the cell was already there."""
+class Cell:
+    """One arm at one size in one draw, at one depth. `synthetic` is the same cell at every size."""
 
+    depth: Depth
     arm: str
+    size: Size
     seed: int
-    cell: int
-    cells: int
-    record: StepRecord | None
+
+    @property
+    def name(self) -> str:
+        """The name of its file, without suffix."""
+        size = "any" if self.arm == "synthetic" else str(self.size)
+        return f"{self.depth}-{self.arm}-{size}-{self.seed}"
 
 
-def run_study(
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a study is: `done` of `total` cells, and what it is at."""
+
+    done: int
+    total: int
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """A study about to run: its films at each depth, the cells that they allow, and why the others are not there."""
+
+    recipe: StudyRecipe
+    material: dict[Depth, Material]
+    cells: dict[Cell, tuple[Stage, ...]]
+    reasons: dict[tuple[Depth, str, Size], str]
+
+
+def open_study(
     real: Any | None = None,
-    synthetic: Any | None = None,
-    out: str | Path = "benchmark",
+    synthetic: Sequence[Any] | None = None,
+    generator: Any | None = None,
     recipe: StudyRecipe | None = None,
-    device: str = "auto",
-) -> Iterator[StudyRecord]:
-    """Train every cell, then write `results.json` and `results.md` to `out`.
+) -> Study:
+    """Decode and guard the films and lay out the cells.
 
-    Arguments: `real` a data set of real films (its parts come from the first-day split, or from a split by patient);
-    `synthetic` one or more synthetic data sets; without `real`, a demonstration on drawn toy pictures.
-    Raises `DataError` where the films cannot carry the study. Yields one record a training step.
+    Arguments: `real` a data set of real films; `synthetic` synthetic ones, read as one; `generator` the films that the
+    generator was trained on; without `real`, a demonstration on drawn toy pictures. Raises `DataError` where films leak or
+    cannot carry the study.
     """
-    if real is None:
-        if synthetic is not None:
-            raise DataError(
-                "--synthetic without --real: utility is measured on real test films; pass --real DIR"
-            )
-        recipe = recipe or DEMONSTRATION
-        if recipe.claim != "demonstration":
-            raise DataError(
-                f"claim {recipe.claim!r} without --real: only a demonstration runs without real films"
-            )
-        study = build_arms(
-            *toy_parts(recipe.finding, recipe.train.image_size), recipe.synthetic_fraction, recipe.claim
+    recipe = recipe or (DEMONSTRATION if real is None else StudyRecipe())
+    if real is None and synthetic:
+        raise DataError("--synthetic without --real: utility is measured on real test films; pass --real DIR")
+    if real is None and recipe.claim != "demonstration":
+        raise DataError(
+            f"claim {recipe.claim!r} without --real: only a demonstration runs without real films"
         )
-    else:
-        recipe = recipe or StudyRecipe()
-        size, fit = recipe.train.image_size, recipe.train.fit
-        drawn = (
-            None
-            if synthetic is None
-            else one_finding(hold(synthetic, size, (recipe.finding, "no_finding"), fit), recipe.finding)
-        )
-        study = build_arms(
-            real_parts(real, size, recipe.finding, fit), drawn, recipe.synthetic_fraction, recipe.claim
-        )
-    return _run(study, recipe, Path(out), device)
-
-
-def _run(study: Study, recipe: StudyRecipe, out: Path, device: str) -> Iterator[StudyRecord]:
-    cells = [(arm, seed) for seed in recipe.seeds for arm in study.arms]
-    done: dict[tuple[str, int], dict[str, Any]] = {}
-    for number, (arm, seed) in enumerate(cells):
-        train = recipe.train.model_copy(update={"seed": seed, "findings": (recipe.finding,)})
-        films, path = study.arms[arm], out / "cells" / f"{arm}-{seed}.json"
-        identity = {
-            "train": train.digest(),
-            "films": films.digest(),
-            "validation": study.validation.digest(),
-            "test": study.test.digest(),
-        }
-        stored = _stored(path, identity)
-        if stored is None:
-            folder = out / "cells" / f"{arm}-{seed}"
-            for record in train_detector(
-                films, None, train, folder, validation=study.validation, device=device
-            ):
-                yield StudyRecord(arm, seed, number, len(cells), record)
-            detector = load_detector(folder, device)
-            scores = predict(detector, study.test.images)[:, 0]
-            stored = {
-                **identity,
-                "threshold": detector.config.threshold(recipe.finding),
-                "scores": scores.tolist(),
-            }
-            atomic_write(path, json.dumps(stored).encode())
-        else:
-            yield StudyRecord(arm, seed, number, len(cells), None)
-        done[arm, seed] = stored
-    results = conclude(study, recipe, done)
-    results.write(out)
-    text = f"{results.protocol}\n\n{table(results.metrics)}\n\n{verdict(results)}\n"
-    atomic_write(out / "results.md", text.encode())
-
-
-def _stored(path: Path, identity: dict[str, str]) -> dict[str, Any] | None:
-    """A finished cell of the same recipe and films."""
-    if not path.is_file():
-        return None
-    cell: dict[str, Any] = json.loads(path.read_bytes())
-    return cell if all(cell.get(key) == value for key, value in identity.items()) else None
-
-
-def conclude(study: Study, recipe: StudyRecipe, cells: dict[tuple[str, int], dict[str, Any]]) -> Results:
-    """The figures of finished cells: every arm, and the paired differences between arms."""
-    scores = {arm: np.array([cells[arm, seed]["scores"] for seed in recipe.seeds]) for arm in study.arms}
-    cuts = {arm: [float(cells[arm, seed]["threshold"]) for seed in recipe.seeds] for arm in study.arms}
-    labels, patients = study.test.labels[:, 0], study.test.patients
-    metrics: list[Metric] = []
-    for name in STATISTICS:
-        facts: dict[str, Any] = {"finding": recipe.finding, "n": len(labels)}
-        values, draws = crossed_bootstrap(scores, labels, patients, name, cuts, recipe.replicates)
-        for arm in study.arms:
-            found = estimate(values[arm], draws[arm])
-            metrics.append(
-                Metric(name=name, arm=arm, value=found.value, low=found.low, high=found.high, **facts)
-            )
-        metrics += [
-            missing(name, reason, finding=recipe.finding, arm=arm) for arm, reason in study.reasons.items()
-        ]
-        for one, other in COMPARED:
-            if one in values and other in values:
-                gap = estimate(values[one] - values[other], draws[one] - draws[other])
-                arm = f"{one} - {other}"
-                metrics.append(
-                    Metric(
-                        name=f"{name} difference",
-                        arm=arm,
-                        value=gap.value,
-                        low=gap.low,
-                        high=gap.high,
-                        **facts,
-                    )
+    if not recipe.grids:
+        raise RecipeError("a study without a grid: give `frozen`, `full` or both")
+    if recipe.claim == "closed":
+        for depth, grid in recipe.grids.items():
+            if grid.sizes != ("all",):
+                raise RecipeError(
+                    f"{depth}.sizes {list(grid.sizes)}: a closed claim holds where the real arm has all of the generator's "
+                    "own films; pass --sizes all"
                 )
-                metrics.append(_smallest(name, arm, gap.detectable, facts))
-    settings = {
-        "recipe": recipe.values(),
-        "arms": {arm: _counts(films) for arm, films in study.arms.items()},
-        "validation": _counts(study.validation),
-        "test": _counts(study.test),
-        "interval": "95 %, patients resampled, crossed with seeds"
-        if len(recipe.seeds) > 1
-        else "95 %, patients only: one seed",
+    held: dict[tuple[int, str], Material] = {}
+    material: dict[Depth, Material] = {}
+    for depth in recipe.grids:
+        size, fit = _films_of(recipe, depth)
+        if (size, fit) not in held:
+            held[size, fit] = (
+                toy_material(recipe.finding, size)
+                if real is None
+                else gather(
+                    real,
+                    synthetic,
+                    generator,
+                    recipe.finding,
+                    size,
+                    fit,
+                    recipe.claim,
+                    recipe.judge,
+                    recipe.drop_leaks,
+                )
+            )
+        material[depth] = held[size, fit]
+    return lay_out(recipe, material)
+
+
+def _films_of(recipe: StudyRecipe, depth: Depth) -> tuple[int, Any]:
+    """Image size and fit of a depth."""
+    if depth == "full":
+        return recipe.train.image_size, recipe.train.fit
+    if recipe.extractor == "imagenet" or recipe.extractor.startswith("random:"):
+        return recipe.image_size, "crop"
+    config = frozen.load_detector(recipe.extractor).config
+    return config.image_size, config.fit
+
+
+def lay_out(recipe: StudyRecipe, material: dict[Depth, Material]) -> Study:
+    """The cells of a study, draw by draw, and the reason of each arm that the films cannot make up."""
+    cells: dict[Cell, tuple[Stage, ...]] = {}
+    reasons: dict[tuple[Depth, str, Size], str] = {}
+    for depth, grid in recipe.grids.items():
+        films = material[depth]
+        for seed in recipe.seeds:
+            for size in grid.sizes:
+                for arm in grid.arms:
+                    try:
+                        found = stages(arm, size, seed, films.training, films.synthetic, films.generator)
+                    except Lacking as lack:
+                        reasons[depth, arm, size] = str(lack)
+                    else:
+                        cells[Cell(depth, arm, size, seed)] = found
+    if not any(cell.arm == "real" for cell in cells):
+        raise DataError(f"no size can be run: {next(iter(reasons.values()))}; pass smaller --sizes")
+    return Study(recipe, material, cells, reasons)
+
+
+def run_study(study: Study, out: str | Path, device: str = "auto") -> Iterator[Progress]:
+    """Train every cell that is not there yet. Raises `OutputFolderError` where `out` holds another study."""
+    out = Path(out)
+    _claim_folder(study, out)
+    (out / "cells").mkdir(exist_ok=True)
+    names = list(dict.fromkeys(cell.name for cell in study.cells))
+    total, features = len(names), None
+    for cell, plan in study.cells.items():
+        path = out / "cells" / f"{cell.name}.json"
+        done = names.index(cell.name)
+        if path.is_file():
+            yield Progress(done, total, f"{cell.name}: there already")
+            continue
+        score: Score | None = None
+        if cell.depth == "frozen":
+            if features is None:
+                yield Progress(done, total, "features")
+                features = _features(study, out, device)
+            material = study.material["frozen"]
+            score = frozen.run_cell(
+                plan, features, _labels(material), material.validation.labels[:, 0], study.recipe.strengths
+            )
+        else:
+            for step in _train(study, cell, plan, out / "detectors" / cell.name, device):
+                if isinstance(step, Score):
+                    score = step
+                else:
+                    yield Progress(done, total, f"{cell.name}: step {step.step} of {step.steps}")
+        if score is None:
+            raise RuntimeError(f"{cell.name} ended without a score")
+        atomic_write(path, json.dumps(_to_json(score)).encode())
+        yield Progress(done + 1, total, cell.name)
+
+
+def _train(
+    study: Study, cell: Cell, plan: Sequence[Stage], folder: Path, device: str
+) -> Iterator[StepRecord | Score]:
+    recipe = study.recipe
+    wanted = recipe.train.model_copy(update={"seed": cell.seed, "findings": (recipe.finding,)})
+    return trained.run_cell(cell.arm, plan, study.material["full"], wanted, recipe.strong, folder, device)
+
+
+def _features(study: Study, out: Path, device: str) -> frozen.Features:
+    recipe = study.recipe
+    detector, name = frozen.open_extractor(recipe.extractor, recipe.image_size, device=device)
+    strong = recipe.strong if any(c.depth == "frozen" and c.arm == "augmented" for c in study.cells) else None
+    return frozen.extract_all(study.material["frozen"], detector, name, out / "features", strong)
+
+
+def _labels(material: Material) -> dict[Any, np.ndarray]:
+    held = {"real": material.training, "synthetic": material.synthetic, "generator": material.generator}
+    labels = {source: films.labels[:, 0] for source, films in held.items() if films is not None}
+    return {**labels, "augmented": material.training.labels[:, 0]}
+
+
+def _to_json(score: Score) -> dict[str, Any]:
+    return {
+        "threshold": score.threshold,
+        "validation": score.validation.tolist(),
+        "judge": score.judge.tolist(),
+        "note": score.note,
     }
-    return Results(kind="benchmark", protocol=CLAIMS[recipe.claim], settings=settings, metrics=metrics)
 
 
-def _smallest(name: str, arm: str, value: float, facts: dict[str, Any]) -> Metric:
-    label = f"{name} difference, smallest that could have been shown"
-    if not np.isfinite(value):
-        return missing(label, "too few patients to resample", arm=arm, **facts)
-    return Metric(name=label, arm=arm, value=value, **facts)
-
-
-def _counts(films: Films) -> dict[str, int]:
-    present = int((films.labels == 1).sum())
-    return {"present": present, "absent": len(films) - present, "patients": len(set(films.patients))}
-
-
-def verdict(results: Results) -> str:
-    """One sentence for each comparison of AUROC, with the smallest effect that the design could have shown."""
-    lines = []
-    for metric in results.metrics:
-        if metric.name != "AUROC difference" or metric.value is None:
-            continue
-        limit = results.find("AUROC difference, smallest that could have been shown", arm=metric.arm)
-        if metric.low is None or metric.high is None or limit.value is None:
-            lines.append(f"{metric.arm}: {metric.value:+.3f}, without an interval.")
-            continue
-        said = "a gain" if metric.low > 0 else "a loss" if metric.high < 0 else "no difference shown"
-        lines.append(
-            f"{metric.arm}: {said}, {metric.value:+.3f} AUROC ({metric.low:+.3f} to {metric.high:+.3f}); "
-            f"an effect below {limit.value:.3f} could not have been shown here."
+def read_scores(study: Study, out: str | Path) -> dict[Cell, Score]:
+    """The scores of every cell of a finished study."""
+    scores = {}
+    for cell in study.cells:
+        found = json.loads((Path(out) / "cells" / f"{cell.name}.json").read_bytes())
+        scores[cell] = Score(
+            found["threshold"], np.array(found["validation"]), np.array(found["judge"]), found["note"]
         )
-    return "\n".join(lines) or "No two arms to compare."
+    return scores
+
+
+def _claim_folder(study: Study, out: Path) -> None:
+    """Write `study.json`, or make sure that the folder holds the same study; grids and seeds may grow."""
+    recipe = study.recipe.values()
+    for name in ("seeds", "frozen", "full"):
+        recipe.pop(name)
+    films = {str(depth): held.digest() for depth, held in study.material.items()}
+    path = out / "study.json"
+    if path.is_file():
+        before = json.loads(path.read_bytes())
+        old = {"recipe": before["recipe"], "films": {d: f for d, f in before["films"].items() if d in films}}
+        new = {"recipe": recipe, "films": {d: f for d, f in films.items() if d in before["films"]}}
+        keys = differences(old, new)
+        if keys:
+            raise OutputFolderError(
+                f"{out}: holds another study, which differs in {', '.join(keys)}; choose another --out"
+            )
+        films = before["films"] | films
+    elif out.exists() and any(out.iterdir()):
+        raise OutputFolderError(f"{out}: is not empty and holds no study; choose a new --out")
+    out.mkdir(parents=True, exist_ok=True)
+    atomic_write(
+        path, (json.dumps({"recipe": recipe, "films": films}, indent=1, sort_keys=True) + "\n").encode()
+    )

@@ -6,6 +6,7 @@ radiographs from them.
 
 import numpy as np
 
+from synthaug.benchmark.material import Material
 from synthaug.detection.films import Films
 
 
@@ -33,8 +34,10 @@ def toy_films(count: int, size: int, finding: str, seed: int, synthetic: bool = 
     return Films(images, labels, (finding,), names, names)
 
 
-def toy_parts(finding: str, size: int) -> tuple[dict[str, Films], Films]:
-    """Real-like parts (train, validation, test) and synthetic-like films."""
-    counts = {"train": 48, "validation": 40, "test": 120}
-    parts = {name: toy_films(n, size, finding, seed) for seed, (name, n) in enumerate(counts.items())}
-    return parts, toy_films(96, size, finding, 9, synthetic=True)
+def toy_material(finding: str, size: int) -> Material:
+    """Real-like training, validation and test pictures, synthetic-like ones, and those of an imagined generator."""
+    counts = {"training": 48, "validation": 40, "judge": 120, "generator": 24}
+    sides = {name: toy_films(n, size, finding, seed) for seed, (name, n) in enumerate(counts.items())}
+    return Material(
+        **sides, synthetic=toy_films(120, size, finding, 9, synthetic=True), notes=("drawn toy pictures",)
+    )

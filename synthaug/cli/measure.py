@@ -1,11 +1,14 @@
 """`synthaug evaluate` and `synthaug benchmark`."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
 
 from synthaug import findings
 from synthaug.cli import flags, terminal
 from synthaug.cli.terminal import say
+from synthaug.errors import UserError
 
 
 def evaluate(
@@ -40,48 +43,127 @@ def evaluate(
 def benchmark(
     *,
     out: flags.Report,
-    real: flags.Real = None,
+    real: Annotated[str | None, Parameter(help="Folder of real films, or medmnist:chestmnist.")] = None,
     synthetic: flags.Synthetic = None,
+    generator_data: Path | None = None,
     finding: str | None = None,
-    arch: flags.Arch = None,
+    claim: Literal["transfer", "closed"] | None = None,
+    judge: Literal["test", "validation"] | None = None,
+    depth: Literal["frozen", "full", "both"] | None = None,
+    arms: Annotated[list[str] | None, flags.Many] = None,
+    sizes: Annotated[list[str] | None, flags.Many] = None,
     seeds: int | None = None,
-    synthetic_fraction: float | None = None,
+    arch: flags.Arch = None,
+    extractor: str | None = None,
+    drop_leaks: Annotated[bool, flags.Switch] = False,
     device: flags.Device = "auto",
     recipe: flags.Recipe | None = None,
     overrides: flags.Overrides = None,
+    dry_run: Annotated[bool, flags.Switch] = False,
 ) -> None:
-    """Do synthetic films help? A detector trained on real, synthetic, mixed films; the same command resumes.
+    """Do synthetic films help? Arms x sizes x draws on the same real test films; the same command resumes.
 
     Without --real: a demonstration on drawn pictures, which is no evidence.
 
     Parameters
     ----------
+    generator_data
+        Films that the generator was trained on; by default part generator of the first-day split.
     finding
         The finding to detect; by default pleural_effusion.
+    claim
+        transfer: a ready generator that saw other films. closed: adapted on the real arm's own films only.
+    judge
+        validation rehearses the study and leaves the test films closed; by default test.
+    depth
+        frozen: logistic regression on frozen features, minutes. full: every cell is trained. By default frozen.
+    arms
+        Arms to train, for the depths asked for; by default all for frozen, four for full.
+    sizes
+        Real films a label, or "all"; by default 10 25 50 100 250 all for frozen, 50 all for full.
     seeds
-        Number of training seeds for each arm.
-    synthetic_fraction
-        Share of synthetic films in the mixed arm; by default all films of both.
+        Draws of a subset and a training seed, for each arm and size; by default 5.
+    extractor
+        Frozen network: imagenet (the default), embedded or a detector folder.
+    drop_leaks
+        Leave films out of training and validation that meet those of another side, in place of stopping.
+    dry_run
+        Guard the films, time a few steps, and print cells and hours; train nothing.
     """
-    from synthaug.benchmark.study import DEMONSTRATION, StudyRecipe, run_study, verdict
+    from synthaug.benchmark.conclude import conclude, verdict
+    from synthaug.benchmark.cost import costs, in_words
+    from synthaug.benchmark.study import open_study, run_study
     from synthaug.datasets import open_radiographs
-    from synthaug.evaluation.results import Results, table
+
+    wanted = _study_recipe(locals())
+    films = None if real is None else _real_films(real)
+    drawn = [open_radiographs(folder) for folder in synthetic or []]
+    taught = open_radiographs(generator_data) if generator_data else None
+    study = open_study(films, drawn, taught, wanted)
+    for (level, arm, size), reason in study.reasons.items():
+        terminal.note(f"{level}, {arm}, {size}: not run: {reason}")
+    if dry_run:
+        say(in_words(costs(study, out, device)))
+        return
+    with terminal.bar("benchmark", "cells") as advance:
+        for step in run_study(study, out, device):
+            advance(step.done, step.total, step.note)
+    results = conclude(study, out)
+    say(f"{results.protocol}\n\n{verdict(results)}\n\n{out / 'results.json'}: written")
+    if real is not None and wanted.judge == "test":
+        terminal.note("the test part was opened: write that down, and choose nothing by these figures")
+
+
+def _study_recipe(given: dict[str, Any]) -> Any:
+    """The recipe that the flags of `benchmark` ask for."""
+    from synthaug.benchmark.arms import check_arm
+    from synthaug.benchmark.study import DEMONSTRATION, FULL, Grid, StudyRecipe
     from synthaug.recipes import parse_overrides
 
-    given: dict[str, Any] = {
-        "finding": findings.canonical(finding) if finding else None,
-        "synthetic_fraction": synthetic_fraction,
-        "train.arch": arch,
-        "seeds": None if seeds is None else list(range(seeds)),
-    }
-    values = {key: value for key, value in given.items() if value is not None} | parse_overrides(
-        overrides or []
+    demonstration = given["real"] is None
+    base = (
+        StudyRecipe.load(given["recipe"])
+        if given["recipe"]
+        else DEMONSTRATION
+        if demonstration
+        else StudyRecipe()
     )
-    base = StudyRecipe.load(recipe) if recipe else StudyRecipe() if real else DEMONSTRATION
-    drawn = [open_radiographs(folder) for folder in synthetic] if synthetic else None
-    films = open_radiographs(real) if real else None
-    with terminal.bar("benchmark", "cells") as advance:
-        for step in run_study(films, drawn, out, base.with_overrides(values), device):
-            advance(step.cell, step.cells, f"{step.arm}, seed {step.seed}")
-    results = Results.read(out)
-    say(f"{results.protocol}\n\n{table(results.metrics)}\n\n{verdict(results)}")
+    values: dict[str, Any] = {
+        "finding": findings.canonical(given["finding"]) if given["finding"] else None,
+        "claim": given["claim"],
+        "judge": given["judge"],
+        "extractor": given["extractor"],
+        "drop_leaks": given["drop_leaks"] or None,
+        "train.arch": given["arch"],
+        "seeds": None if given["seeds"] is None else list(range(given["seeds"])),
+    }
+    depth = given["depth"]
+    grids = {"frozen": base.frozen, "full": base.full}
+    if depth is not None:
+        standard = {"frozen": Grid(), "full": FULL}
+        asked = ("frozen", "full") if depth == "both" else (depth,)
+        grids = {name: (grids[name] or standard[name]) if name in asked else None for name in grids}
+    for name, grid in grids.items():
+        if grid is not None and (given["arms"] or given["sizes"]):
+            sizes = [_size(text) for text in given["sizes"]] if given["sizes"] else grid.sizes
+            for arm in given["arms"] or ():
+                check_arm(arm)
+            grid = grid.model_copy(update={"sizes": tuple(sizes), "arms": tuple(given["arms"] or grid.arms)})
+        values[name] = grid.model_dump(mode="json") if grid is not None else None
+    kept = {key: value for key, value in values.items() if value is not None or key in grids}
+    return base.with_overrides({**kept, **parse_overrides(given["overrides"] or [])})
+
+
+def _size(text: str) -> int | str:
+    if text == "all":
+        return text
+    if not text.isdecimal() or int(text) < 2:
+        raise UserError(f'--sizes {text}: expected "all" or 2 or more real films a label')
+    return int(text)
+
+
+def _real_films(source: str) -> Any:
+    from synthaug.benchmark.medmnist import PREFIX, open_medmnist
+    from synthaug.datasets import open_radiographs
+
+    return open_medmnist(source) if source.startswith(PREFIX) else open_radiographs(source)

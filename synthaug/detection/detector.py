@@ -4,6 +4,7 @@ Conventions: images are uint8 (B, 1, H, W), or float in [0, 1] of the same shape
 `config.findings`; a folder is `config.json` + `model.safetensors` (matrices in fp16, vectors in fp32).
 """
 
+import hashlib
 import json
 import warnings
 from pathlib import Path
@@ -175,6 +176,15 @@ def load_detector(source: str | Path = "embedded", device: str = "cpu") -> Detec
         lines = str(fault).splitlines()
         raise DetectorError(f"{weights_path}: does not fit {config.arch}: {' '.join(lines[:2])}") from None
     return detector.eval().to(choose_device(device))
+
+
+def digest_of(detector: Detector) -> str:
+    """SHA-256 (hex) of a detector's weights."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(detector.network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def has_bf16(device: torch.device) -> bool:

@@ -1,7 +1,7 @@
 """Films held in memory: every data set, decoded and resized once, as one block of pixels beside one label matrix.
 
 Conventions: images are uint8 (n, 1, s, s), 0 black to 255 white; labels are float32 (n, findings) with 1 present,
-0 absent, NaN unknown; a film whose patient is not known counts as a patient of its own.
+0 absent, NaN unknown; a film whose patient is not known counts as a patient of its own, named "film:...".
 """
 
 import hashlib
@@ -16,6 +16,7 @@ from synthaug.findings import FINDINGS, canonical, matrix
 from synthaug.images import resize
 
 Fit = Literal["crop", "pad", "squash"]
+ALONE = "film:"
 
 
 class RadiographData(Protocol):
@@ -114,14 +115,24 @@ def hold(
         labels.append(align(np.asarray(one.labels, np.float32), list(one.findings), wanted))
         keys += list(one.keys)
         patients += [
-            f"{number}:{key}" if p is None else p for p, key in zip(one.patients, one.keys, strict=True)
+            f"{ALONE}{number}:{key}" if p is None else p
+            for p, key in zip(one.patients, one.keys, strict=True)
         ]
     return Films(np.concatenate(blocks), np.concatenate(labels), wanted, tuple(patients), tuple(keys))
 
 
-def split_films(films: Films, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Split by patient: indices of the larger and of the smaller part, which gets `fraction` of the patients (at least one)."""
-    patients = sorted(set(films.patients))
+def known_patients(films: Films) -> list[str | None]:
+    """The patient of each film, None where unknown."""
+    return [None if name.startswith(ALONE) else name for name in films.patients]
+
+
+def split_films(films: Films | Sequence[str], fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Split by patient: indices of the larger and of the smaller part, which gets `fraction` of the patients (at least one).
+
+    Arguments: `films`, or the patient of each film.
+    """
+    owners = films.patients if isinstance(films, Films) else tuple(films)
+    patients = sorted(set(owners))
     if len(patients) < 2:
         raise DataError(
             f"a split by patient needs two patients or more, found {len(patients)}; pass a validation data set"
@@ -129,5 +140,5 @@ def split_films(films: Films, fraction: float, seed: int) -> tuple[np.ndarray, n
     order = np.random.default_rng(seed).permutation(len(patients))
     count = min(max(1, round(fraction * len(patients))), len(patients) - 1)
     held_out = {patients[i] for i in order[:count]}
-    inside = np.array([p in held_out for p in films.patients])
+    inside = np.array([p in held_out for p in owners])
     return np.flatnonzero(~inside), np.flatnonzero(inside)

@@ -20,12 +20,20 @@ from torch import Tensor
 
 from synthaug.detection.augment import Augmentation, augment
 from synthaug.detection.calibration import auroc_by_finding, choose_thresholds, fit_temperature
-from synthaug.detection.detector import Detector, DetectorConfig, Start, build_detector, has_bf16
-from synthaug.detection.films import Films, Fit, RadiographData, hold, split_films
+from synthaug.detection.detector import (
+    Detector,
+    DetectorConfig,
+    Start,
+    build_detector,
+    digest_of,
+    has_bf16,
+    load_detector,
+)
+from synthaug.detection.films import Films, Fit, RadiographData, hold, known_patients, split_films
 from synthaug.detection.predict import logits, predict
 from synthaug.detection.training_state import TrainingState, average, load_state, save_state
 from synthaug.diffusion.device import choose_device
-from synthaug.errors import DataError, TrainingDivergedError
+from synthaug.errors import DataError, DetectorError, TrainingDivergedError
 from synthaug.recipes import Recipe
 
 
@@ -89,11 +97,13 @@ def train_detector(
     device: str = "auto",
     save_every: int = 200,
     facts: dict[str, Any] | None = None,
+    begin_from: str | Path | None = None,
 ) -> Iterator[StepRecord]:
     """Train a detector and write it to `out`; the same call again resumes a run that was cut off.
 
     Arguments: `data` one or more data sets (real, synthetic, mixed); `arch` replaces the recipe's; `validation` the films
-    to choose by (default: a part of the patients of `data`); `facts` more entries for `config.training`.
+    to choose by (default: a part of the patients of `data`); `facts` more entries for `config.training`; `begin_from` a
+    detector folder of the same network whose weights are the start, in place of the recipe's.
     Raises `DataError` without films or findings to learn, `UnknownNameError` for an unknown architecture or finding,
     `TrainingDivergedError`. Yields one record a step; the folder is complete when the iterator ends.
     """
@@ -101,7 +111,8 @@ def train_detector(
     if arch is not None:
         recipe = recipe.model_copy(update={"arch": arch})
     train, held_out = _two_parts(data, validation, recipe)
-    return _train(train, held_out, recipe, Path(out), choose_device(device), save_every, facts or {})
+    begun = None if begin_from is None else load_detector(begin_from)
+    return _train(train, held_out, recipe, Path(out), choose_device(device), save_every, facts or {}, begun)
 
 
 def _two_parts(data: Any, validation: Any, recipe: TrainRecipe) -> tuple[Films, Films]:
@@ -111,8 +122,8 @@ def _two_parts(data: Any, validation: Any, recipe: TrainRecipe) -> tuple[Films, 
         films, held_out = films.subset(inside), films.subset(outside)
     else:
         held_out = hold(validation, recipe.image_size, films.findings, recipe.fit)
-        shared = set(films.patients) & set(held_out.patients)
-        if shared and not all(":" in name for name in shared):
+        shared = (set(known_patients(films)) & set(known_patients(held_out))) - {None}
+        if shared:
             raise DataError(
                 f"{len(shared)} patients are in both the training and the validation films; split by patient"
             )
@@ -196,6 +207,7 @@ def _train(
     device: torch.device,
     save_every: int,
     facts: dict[str, Any],
+    begun: Detector | None,
 ) -> Iterator[StepRecord]:
     config = DetectorConfig(
         arch=recipe.arch,
@@ -204,15 +216,20 @@ def _train(
         fit=recipe.fit,
         normalisation=recipe.normalisation,
     )
-    detector = build_detector(config, recipe.start, recipe.seed, recipe.dropout).to(
-        device, memory_format=torch.channels_last
+    detector = build_detector(
+        config, recipe.start if begun is None else "random", recipe.seed, recipe.dropout
     )
+    if begun is not None:
+        _take_over(detector, begun)
+    detector = detector.to(device, memory_format=torch.channels_last)
     config = detector.config
     optimizer = torch.optim.AdamW(
         _parameter_groups(detector, recipe.weight_decay), lr=recipe.learning_rate, betas=(0.9, 0.99)
     )
     state = TrainingState(detector, optimizer)
     identity = {"recipe": recipe.digest(), "films": train.digest(), "validation": held_out.digest()}
+    if begun is not None:
+        identity["start"] = digest_of(begun)
     load_state(out, state, identity)
     draw = sampling_weights(train.labels) if recipe.balance == "sampling" else None
     positive = torch.from_numpy(_positive_weights(train.labels, recipe.balance)).to(device)
@@ -264,6 +281,16 @@ def _train(
         {**facts, "films": len(train), "patients": len(set(train.patients))},
     )
     state.discard(out)
+
+
+def _take_over(detector: Detector, begun: Detector) -> None:
+    """Start from another detector's weights. Raises `DetectorError` where it is another network or has other findings."""
+    for name in ("arch", "findings"):
+        ours, theirs = getattr(detector.config, name), getattr(begun.config, name)
+        if ours != theirs:
+            raise DetectorError(f"begin_from: found a detector with {name} {theirs}, expected {ours}")
+    detector.network.load_state_dict(begun.network.state_dict())
+    detector.config = detector.config.model_copy(update={"start": f"detector {digest_of(begun)[:8]}"})
 
 
 def _selection(measured: dict[str, float], select: Sequence[str]) -> float:
