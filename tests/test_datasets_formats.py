@@ -2,6 +2,7 @@
 
 import csv
 import math
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,9 @@ from PIL import Image
 
 from synthaug.datasets import RealRadiographs
 from synthaug.datasets.formats import Options, detect, nih, read_folder
-from synthaug.datasets.formats.files import ImageIndex, find_images
+from synthaug.datasets.formats.files import find_images
 from synthaug.datasets.formats.listing import BAD_ROW, IMAGE_WITHOUT_ROW, ROW_WITHOUT_IMAGE
+from synthaug.datasets.formats.matching import ImageIndex
 from synthaug.datasets.formats.values import parse_age, parse_sex, parse_value, parse_view, split_name
 from synthaug.errors import DataError, UnknownNameError
 
@@ -23,7 +25,7 @@ NIH_COLUMNS = [
 
 def put_image(path: Path, value: int = 100) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.full((16, 16), value, np.uint8)).save(path)
+    Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16) // 2 + value // 2).save(path)
     return path
 
 
@@ -289,6 +291,27 @@ def test_images_are_matched_by_stem_then_by_path(tmp_path: Path) -> None:
     assert index.match("b.png") is None and index.match("") is None
     with pytest.raises(DataError, match=r"'a.png' fits 2 images \(x/a.jpg, y/a.jpg\)"):
         index.match("a.png")
+
+
+def test_half_a_download_gives_no_patient_the_film_of_another(tmp_path: Path) -> None:
+    names = [f"train/patient{number:05d}/study1/view1_frontal.jpg" for number in (1, 2, 3)]
+    present = put_image(tmp_path / names[1])
+    index = ImageIndex(tmp_path, [present], names)
+    assert [index.match(name) for name in names] == [None, present, None]
+    moved = put_image(tmp_path / "batch 2" / "patient00003" / "study1" / "view1_frontal.jpg")
+    index = ImageIndex(tmp_path, [present, moved], [f"CheXpert/{name}" for name in names])
+    assert [index.match(f"CheXpert/{name}") for name in names] == [None, present, moved]
+    # A name that no other shares is found wherever its film was moved to.
+    assert ImageIndex(tmp_path, [present], names[:1]).match(names[0]) == present
+
+
+def test_matching_is_quick_where_every_film_has_the_same_name(tmp_path: Path) -> None:
+    names = [f"train/patient{number:05d}/study1/view1_frontal.jpg" for number in range(20_000)]
+    before = time.process_time()
+    index = ImageIndex(tmp_path, [tmp_path / name for name in names[::2]], names)
+    found = [index.match(name) for name in names]
+    assert sum(path is not None for path in found) == 10_000 and found[7] is None
+    assert time.process_time() - before < 3  # comparing each with each would take minutes
 
 
 def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from synthaug import findings
 from synthaug.cli import flags, terminal
+from synthaug.cli.reading import Reading, reading_options
 from synthaug.cli.terminal import say
 from synthaug.tables import columns
 
@@ -28,6 +29,8 @@ def data(
     *,
     format: str = "auto",
     skip_decode: Annotated[bool, flags.Switch] = False,
+    left_out: Path | None = None,
+    reading: Reading = None,
     as_json: flags.Json = False,
 ) -> None:
     """What is this folder: layout, counts, views, ages, patients, unreadable files.
@@ -37,14 +40,19 @@ def data(
     folder
         The folder of films.
     format
-        shards, nih, class_folders or csv, where "auto" does not recognise it.
+        The layout, where "auto" does not recognise it: shards, nih, chexpert, mimic, csv, ... (docs/datasets.md).
     skip_decode
         Do not decode the films; quicker, but unreadable ones stay unnoticed.
+    left_out
+        A CSV file to list what was left out (rows without an image, ...) and why.
     """
     from synthaug.datasets.summary import describe, summarise
 
+    options = reading_options(reading)
     with terminal.bar("decode") as advance:
-        summary = summarise(folder, format, decode=not skip_decode, progress=advance)
+        summary = summarise(
+            folder, format, options, decode=not skip_decode, progress=advance, left_out=left_out
+        )
     if as_json:
         _dump(summary)
     else:

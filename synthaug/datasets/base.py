@@ -22,11 +22,13 @@ from torchvision.datasets import VisionDataset
 
 from synthaug import findings as vocabulary
 from synthaug.datasets.decode import Progress, in_threads
-from synthaug.datasets.formats.listing import Listing
+from synthaug.datasets.formats.listing import Listing, ordered
+from synthaug.datasets.formats.shards import ShardFilms
 from synthaug.datasets.notebook import picture_grid
 from synthaug.datasets.selection import label_columns, label_matrix
-from synthaug.errors import ImageError
+from synthaug.errors import DataError, ImageError, NotInstalledError
 from synthaug.images import read, resize
+from synthaug.record import Record
 
 
 class Radiographs(VisionDataset):
@@ -61,11 +63,33 @@ class Radiographs(VisionDataset):
         self.format, self.reading, self.left_out = listing.format, listing.reading, listing.left_out
         self.image_size, self.fit = image_size, fit
         self.films = listing.films
-        self.records = [film.record for film in self.films]
-        self.labels = label_matrix(self.records, self.findings)
+        self._records: list[Record] | None = None
+        self._labels: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.films)
+
+    @property
+    def records(self) -> list[Record]:
+        """What is known of each film; read from the shards at first use."""
+        if self._records is None:
+            films = self.films
+            self._records = (
+                films.records() if isinstance(films, ShardFilms) else [film.record for film in films]
+            )
+        return self._records
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Labels, float32 (n, f): 1 present, 0 absent, NaN unknown, one column for each of `findings`."""
+        if self._labels is None:
+            self._labels = self._columns(self.findings)
+        return self._labels
+
+    def _columns(self, findings: Sequence[str]) -> np.ndarray:
+        if isinstance(self.films, ShardFilms):
+            return self.films.labels(findings)
+        return label_matrix(self.records, findings)
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
         image: Any = Image.fromarray(self.image(index))
@@ -109,7 +133,7 @@ class Radiographs(VisionDataset):
     @property
     def keys(self) -> list[str]:
         """What names each film within its folder."""
-        return [record.key for record in self.records]
+        return self.films.keys() if isinstance(self.films, ShardFilms) else [r.key for r in self.records]
 
     @property
     def patients(self) -> list[str | None]:
@@ -134,6 +158,8 @@ class Radiographs(VisionDataset):
     @property
     def synthetic(self) -> np.ndarray:
         """Which films were generated, bool (n,)."""
+        if isinstance(self.films, ShardFilms) and self.films.synthetic is not None:
+            return np.full(len(self), self.films.synthetic)
         return np.array([record.synthetic for record in self.records], dtype=bool)
 
     def column(self, finding: str) -> np.ndarray:
@@ -145,7 +171,7 @@ class Radiographs(VisionDataset):
         finding = vocabulary.canonical(finding)
         if finding in self.findings:
             return self.labels[:, self.findings.index(finding)]
-        return label_matrix(self.records, (finding,))[:, 0]
+        return self._columns((finding,))[:, 0]
 
     def subset(self, indices: Iterable[int] | np.ndarray) -> Self:
         """The chosen films in the order given; a boolean mask (n,) also chooses.
@@ -162,9 +188,12 @@ class Radiographs(VisionDataset):
 
     def _chosen(self, indices: np.ndarray) -> Self:
         part = copy.copy(self)
-        part.films = tuple(self.films[i] for i in indices)
-        part.records = [film.record for film in part.films]
-        part.labels = self.labels[indices]
+        films = self.films
+        part.films = (
+            films.take(indices) if isinstance(films, ShardFilms) else tuple(films[i] for i in indices)
+        )
+        part._records = None if self._records is None else [self._records[i] for i in indices]
+        part._labels = None if self._labels is None else self._labels[indices]
         return part
 
     def with_findings(self, labels: Mapping[str, float] | None = None, /, **more: float) -> Self:
@@ -182,6 +211,85 @@ class Radiographs(VisionDataset):
             column = self.column(finding)
             mask &= np.isnan(column) if math.isnan(value) else column == value
         return self.subset(mask)
+
+    def relabel(self, findings: str | Sequence[str]) -> Self:
+        """The same films with other label columns.
+
+        Raises:
+            UnknownNameError: a finding is not known.
+            DataError: no finding is asked for.
+        """
+        other = copy.copy(self)
+        other.findings, other._labels = label_columns(findings), None
+        return other
+
+    def totals(self) -> dict[str, dict[str, int]]:
+        """How often each finding is present, absent and unknown."""
+        return {
+            finding: {
+                "present": int((column == 1).sum()),
+                "absent": int((column == 0).sum()),
+                "unknown": int(np.isnan(column).sum()),
+            }
+            for finding, column in zip(self.findings, self.labels.T, strict=True)
+        }
+
+    def frame(self) -> Any:
+        """The films as a pandas data frame: key, path, patient, view, age, sex, synthetic, split, findings.
+
+        Raises:
+            NotInstalledError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise NotInstalledError("a data frame needs pandas; pip install pandas") from error
+        facts = {
+            "key": self.keys,
+            "path": [str(film.path) for film in self.films],
+            "patient": self.patients,
+            "view": self.views,
+            "age": np.array([np.nan if age is None else age for age in self.ages], dtype=float),
+            "sex": self.sexes,
+            "synthetic": self.synthetic,
+            "split": [record.provenance.get("split") for record in self.records],
+        }
+        columns = {finding: self.labels[:, place] for place, finding in enumerate(self.findings)}
+        return pandas.DataFrame({**facts, **columns})
+
+    def __add__(self, other: "Radiographs") -> "Radiographs":
+        """The films of both, one after the other, with the findings of either.
+
+        Patients keep their identifiers: where two data sets use the same one, the films count as one patient's.
+
+        Raises:
+            DataError: something else than radiographs, or other transforms or sizes: they cannot both hold.
+        """
+        if not isinstance(other, Radiographs):
+            raise DataError(f"found {type(other).__name__} after +, expected radiographs")
+        mine = (self.transform, self.target_transform, self.image_size, self.fit)
+        if mine != (other.transform, other.target_transform, other.image_size, other.fit):
+            raise DataError(
+                f"{self.root} + {other.root}: found other transforms, image_size or fit; give both the same"
+            )
+        return Radiographs(
+            self.root,
+            Listing(
+                format=self.format if self.format == other.format else f"{self.format} + {other.format}",
+                films=(*self.films, *other.films),
+                findings=ordered({*self.findings, *other.findings}),
+                left_out={
+                    reason: (*self.left_out.get(reason, ()), *other.left_out.get(reason, ()))
+                    for reason in {**self.left_out, **other.left_out}
+                },
+                reading={
+                    "first": f"{len(self)} films of {self.root}",
+                    "second": f"{len(other)} of {other.root}",
+                },
+            ),
+            None,
+            *mine,
+        )
 
     def extra_repr(self) -> str:
         """The lines that `repr` adds to torchvision's."""

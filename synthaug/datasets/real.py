@@ -1,14 +1,16 @@
 """Real radiographs from a folder in any known public layout."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from synthaug.datasets.base import Radiographs
 from synthaug.datasets.decode import Progress
 from synthaug.datasets.formats import Options
-from synthaug.datasets.selection import load
-from synthaug.errors import DataError
+from synthaug.datasets.formats.listing import Listing
+from synthaug.datasets.formats.shards import ShardFilms, checked
+from synthaug.datasets.selection import frontal, load
 
 
 class RealRadiographs(Radiographs):
@@ -16,7 +18,7 @@ class RealRadiographs(Radiographs):
 
     Args:
         root: the folder.
-        format: "nih", "class_folders", "csv", "shards", or "auto" to recognise it (see `repr`).
+        format: a name of `synthaug.datasets.FORMATS`, or "auto" to recognise it (see `repr`).
         findings: columns of the labels, by any alias; by default those that the folder's labels speak of.
         split: one or several splits: "train", "validation", "test" of class folders, a table or NIH's lists,
             or parts of `splits_file`.
@@ -24,7 +26,8 @@ class RealRadiographs(Radiographs):
         target_transform: of the float32 label vector.
         image_size: resize to a square of this many pixels; as stored when None.
         fit: how: "crop", "pad" or "squash".
-        views: only these: "PA", "AP", "lateral".
+        views: only these: "PA", "AP", "lateral"; None keeps out the films that are known to be lateral, "all"
+            keeps everything.
         min_age: only patients known to be this old; 18 keeps children out.
         max_age: only patients known to be no older.
         skip_bad: leave out images and label rows that cannot be read (all images are decoded once to know);
@@ -34,6 +37,8 @@ class RealRadiographs(Radiographs):
         columns: role or finding -> column of that table (see `synthaug.datasets.formats.Options`).
         names: name in the data -> finding, or None to leave its films out.
         unlisted: what the findings are that a findings column does not list: "unknown" or "absent".
+        uncertain: what the -1 of CheXpert and MIMIC-CXR becomes: "unknown" (NaN), "zeros" or "ones".
+        readers: how the readers of VinDr-CXR are merged: "majority", "any" of them or "all".
         progress: called with (films done, films in all) while `skip_bad` decodes.
 
     Raises:
@@ -61,23 +66,31 @@ class RealRadiographs(Radiographs):
         columns: Mapping[str, str] | None = None,
         names: Mapping[str, str | None] | None = None,
         unlisted: Literal["unknown", "absent"] = "unknown",
+        uncertain: Literal["unknown", "zeros", "ones"] = "unknown",
+        readers: Literal["majority", "any", "all"] = "majority",
         progress: Progress | None = None,
     ) -> None:
         listing = load(
             root,
             format,
-            Options(labels_csv, columns or {}, names or {}, unlisted, skip_bad),
+            Options(labels_csv, columns or {}, names or {}, unlisted, skip_bad, uncertain, readers),
             split=split,
             splits_file=splits_file,
-            views=views,
+            views=None if views == "all" else views,
             min_age=min_age,
             max_age=max_age,
             progress=progress,
         )
-        generated = sum(film.record.synthetic for film in listing.films)
-        if generated:
-            raise DataError(
-                f"{root}: {generated} of {len(listing.films)} films are synthetic; open them as "
-                "SyntheticRadiographs (--synthetic)"
-            )
+        listing = _real(frontal(listing) if views is None else listing, root)
         super().__init__(root, listing, findings, transform, target_transform, image_size, fit)
+
+
+def _real(listing: Listing, root: str | Path) -> Listing:
+    if isinstance(listing.films, ShardFilms):
+        films = listing.films.promised(synthetic=False)
+        for film in (films[0], films[-1]):  # the others are looked at when they are read
+            checked(film.record, Path(root), False)
+        return replace(listing, films=films)
+    for film in listing.films:
+        checked(film.record, Path(root), False)
+    return listing

@@ -6,7 +6,7 @@ out is listed by reason in `Listing.left_out`; films of other splits are simply 
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +14,18 @@ import numpy as np
 from synthaug.datasets.decode import Progress, in_threads
 from synthaug.datasets.formats import read_folder
 from synthaug.datasets.formats.files import existing_folder
-from synthaug.datasets.formats.listing import Film, Listing, Options, some_films
+from synthaug.datasets.formats.listing import AnyFilm, Listing, Options, some_films
+from synthaug.datasets.formats.shards import ShardFilms
 from synthaug.datasets.formats.values import split_name
 from synthaug.datasets.splits import load_split
 from synthaug.errors import CorruptShardError, DataError, ImageError, UnknownNameError, nearest
 from synthaug.findings import canonical, vector
-from synthaug.images import read
+from synthaug.images import is_colour, read
 from synthaug.record import VIEWS, Record
 
 UNREADABLE = "image that cannot be read"
+BLANK = "image of a single grey value"
+LATERAL = "lateral film (views='lateral' or 'all' reads it)"
 
 
 def load(
@@ -107,13 +110,11 @@ def in_split(
         near = nearest(name, present)
         suggestion = f"did you mean {near!r}? " if near else ""
         raise DataError(f"{root}: no split {name!r}; {suggestion}splits are {', '.join(present)}")
-    films = tuple(
-        film for film, part in zip(listing.films, own, strict=True) if part and split_name(part) in wanted
-    )
-    return replace(listing, films=films)
+    places = [place for place, part in enumerate(own) if part and split_name(part) in wanted]
+    return replace(listing, films=_taken(listing.films, places))
 
 
-def _part(film: Film, part_of: Mapping[str, str] | None) -> str | None:
+def _part(film: AnyFilm, part_of: Mapping[str, str] | None) -> str | None:
     if part_of is None:
         return film.record.provenance.get("split")
     key = film.record.key
@@ -147,45 +148,91 @@ def fitting(
             return f"older than {max_age:g}"
         return None
 
+    if chosen is None and min_age is None and max_age is None:
+        return listing
     return _without(listing, lambda film: reason(film.record))
 
 
-def readable(listing: Listing, progress: Progress | None = None) -> Listing:
-    """The films whose image can be decoded; every one is decoded once to know."""
-    faults, _ = inspect_images(listing.films, progress)
-    return _without(listing, lambda film: UNREADABLE if film.name in faults else None)
+def frontal(listing: Listing) -> Listing:
+    """The films that are not known to be lateral.
 
-
-def inspect_images(
-    films: Sequence[Film], progress: Progress | None = None
-) -> tuple[dict[str, str], dict[tuple[int, int], int]]:
-    """Decode every film once.
-
-    Returns:
-        What cannot be decoded, name -> reason, and how many of the others there are of each (height, width).
+    Raises:
+        DataError: every film is.
     """
+    kept = _without(listing, lambda film: LATERAL if film.record.view == "lateral" else None)
+    if listing.films and not kept.films:
+        raise DataError("every film is a lateral one; views='lateral' (--view lateral) reads them")
+    return kept
+
+
+def readable(listing: Listing, progress: Progress | None = None) -> Listing:
+    """The films whose image can be decoded and shows something; every one is decoded once to know."""
+    seen = inspect_images(listing.films, progress)
+    blank = set(seen.blank)
+
+    def reason(film: AnyFilm) -> str | None:
+        return UNREADABLE if film.name in seen.unreadable else BLANK if film.name in blank else None
+
+    return _without(listing, reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What decoding every film has shown.
+
+    Args:
+        unreadable: film's name -> why it cannot be decoded.
+        blank: names of films of a single grey value.
+        colour: names of images whose channels differ: photographs, not films.
+        shapes: (height, width) -> how many films, the most frequent first.
+    """
+
+    unreadable: Mapping[str, str]
+    blank: Sequence[str]
+    colour: Sequence[str]
+    shapes: Mapping[tuple[int, int], int]
+
+
+def inspect_images(films: Sequence[AnyFilm], progress: Progress | None = None) -> Inspection:
+    """Decode every film once."""
     shapes: list[tuple[int, int] | None] = [None] * len(films)
-    reasons = [""] * len(films)
+    reasons, blank, colour = [""] * len(films), [False] * len(films), [False] * len(films)
 
     def decode(number: int) -> None:
         try:
-            height, width = read(films[number].source()).shape
-            shapes[number] = height, width
+            source = films[number].source()
+            image = read(source)
+            shapes[number] = image.shape[0], image.shape[1]
+            blank[number] = bool(image.min() == image.max())
+            colour[number] = is_colour(source)
         except (ImageError, CorruptShardError) as error:
             reasons[number] = str(error)
 
     in_threads(decode, len(films), progress)
-    faults = {film.name: reason for film, reason in zip(films, reasons, strict=True) if reason}
-    return faults, dict(Counter(shape for shape in shapes if shape is not None).most_common())
+    return Inspection(
+        {film.name: reason for film, reason in zip(films, reasons, strict=True) if reason},
+        [film.name for film, is_blank in zip(films, blank, strict=True) if is_blank],
+        [film.name for film, is_one in zip(films, colour, strict=True) if is_one],
+        dict(Counter(shape for shape in shapes if shape is not None).most_common()),
+    )
 
 
-def _without(listing: Listing, reason: Callable[[Film], str | None]) -> Listing:
-    kept: list[Film] = []
-    dropped: dict[str, tuple[str, ...]] = dict(listing.left_out)
-    for film in listing.films:
+def _without(listing: Listing, reason: Callable[[AnyFilm], str | None]) -> Listing:
+    kept: list[int] = []
+    dropped: dict[str, list[str]] = {}
+    for place, film in enumerate(listing.films):
         why = reason(film)
         if why is None:
-            kept.append(film)
+            kept.append(place)
         else:
-            dropped[why] = (*dropped.get(why, ()), film.record.key)
-    return replace(listing, films=tuple(kept), left_out=dropped)
+            dropped.setdefault(why, []).append(film.record.key)
+    if not dropped:
+        return listing
+    left_out = {why: tuple(keys) for why, keys in listing.left_out.items()}
+    for why, keys in dropped.items():
+        left_out[why] = (*left_out.get(why, ()), *keys)
+    return replace(listing, films=_taken(listing.films, kept), left_out=left_out)
+
+
+def _taken(films: Sequence[AnyFilm], places: Sequence[int]) -> Sequence[AnyFilm]:
+    return films.take(places) if isinstance(films, ShardFilms) else tuple(films[place] for place in places)

@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 
 from synthaug.datasets.decode import Progress
-from synthaug.datasets.formats import Options, detect, read_folder
-from synthaug.datasets.formats.listing import Listing
+from synthaug.datasets.formats import Options, explain, read_folder
+from synthaug.datasets.formats.files import UNFINISHED
+from synthaug.datasets.formats.listing import ROW_WITHOUT_IMAGE, Listing
 from synthaug.datasets.selection import inspect_images, label_matrix
 from synthaug.errors import DataError
 from synthaug.prompts import age_words
 from synthaug.record import VIEWS, Record
-from synthaug.tables import columns
+from synthaug.shards import atomic_write
+from synthaug.tables import columns, csv_text
 
 SCHEMA = 1
 EXAMPLES = 5
@@ -29,6 +31,7 @@ def summarise(
     options: Options | None = None,
     decode: bool = True,
     progress: Progress | None = None,
+    left_out: str | Path | None = None,
 ) -> dict[str, Any]:
     """Describe a folder of radiographs.
 
@@ -38,13 +41,14 @@ def summarise(
         options: how to read it.
         decode: decode every image once, to find those that cannot be read and the sizes of the others.
         progress: called with (films done, films in all) meanwhile.
+        left_out: a file to list, as CSV, what the layout left out and why.
 
     Returns:
         {schema, root, format, explanation, reading, films, synthetic, patients, films_without_patient,
         findings: {finding: {present, absent, unknown}}, views, sexes,
         ages: {known, min, median, max, under_18, decades}, splits, left_out: {reason: {count, examples}},
-        unreadable: [{film, reason}] and image_sizes: {"WIDTHxHEIGHT": count}, both null when not decoded,
-        faults: what a strict reading stumbles on}.
+        unreadable: [{film, reason}], blank: [film], colour: [film] and image_sizes: {"WIDTHxHEIGHT": count},
+        all null when not decoded, faults: what a strict reading stumbles on, remarks: what to do about it}.
 
     Raises:
         DataError: no such folder, or no layout explains it.
@@ -55,10 +59,11 @@ def summarise(
     except DataError as error:
         listing = read_folder(root, format, replace(options, skip_bad=True))
         faults.append(str(error))
-    found = detect(root)
-    explanation = found[1] if found and found[0] == listing.format else f"read as {listing.format}"
+    explanation = explain(root, listing.format)
+    if left_out is not None:
+        list_left_out(listing, left_out)
     records = [film.record for film in listing.films]
-    summary = {
+    summary: dict[str, Any] = {
         "schema": SCHEMA,
         "root": str(root),
         "format": listing.format,
@@ -80,14 +85,57 @@ def summarise(
             for reason, keys in listing.left_out.items()
         },
         "unreadable": None,
+        "blank": None,
+        "colour": None,
         "image_sizes": None,
         "faults": faults,
+        "remarks": [],
     }
     if decode:
-        unreadable, shapes = inspect_images(listing.films, progress)
-        summary["unreadable"] = [{"film": film, "reason": reason} for film, reason in unreadable.items()]
-        summary["image_sizes"] = {f"{width}x{height}": count for (height, width), count in shapes.items()}
+        seen = inspect_images(listing.films, progress)
+        summary["unreadable"] = [{"film": film, "reason": reason} for film, reason in seen.unreadable.items()]
+        summary["blank"], summary["colour"] = list(seen.blank), list(seen.colour)
+        summary["image_sizes"] = {
+            f"{width}x{height}": count for (height, width), count in seen.shapes.items()
+        }
+    summary["remarks"] = remarks(summary, root)
     return summary
+
+
+def remarks(summary: Mapping[str, Any], root: str | Path) -> list[str]:
+    """What a user should know of a folder before training on it, each with what to do."""
+    said = []
+    views = {view: count for view, count in summary["views"].items() if count}
+    if views.get("lateral"):
+        said.append(f"{views['lateral']} lateral films are kept apart; views='lateral' or 'all' reads them")
+    if views.get("PA") and views.get("AP"):
+        told = ", ".join(f"{view} {count}" for view, count in views.items())
+        said.append(f"views are mixed ({told}) and often go with the finding; views='PA' (or 'AP') takes one")
+    if missing := summary["left_out"].get(ROW_WITHOUT_IMAGE):
+        share = missing["count"] / (missing["count"] + summary["films"])
+        said.append(
+            f"{missing['count']} label rows ({share:.0%}) have no image: is the download complete? "
+            "--left-out FILE lists them"
+        )
+    if begun := [path.name for path in Path(root).rglob("*") if path.suffix.lower() in UNFINISHED]:
+        said.append(f"{len(begun)} unfinished downloads such as {begun[0]}; let the download end")
+    for what, words in (("blank", "of a single grey value"), ("colour", "in colour: photographs, not films")):
+        if found := summary[what]:
+            said.append(f"{len(found)} images {words}, such as {found[0]}; look at them, or leave them out")
+    if summary["unreadable"]:
+        said.append(f"{len(summary['unreadable'])} images cannot be read; --skip-bad leaves them out")
+    return said
+
+
+def list_left_out(listing: Listing, path: str | Path) -> int:
+    """Write what was left out as CSV, key and reason; the return value is how many lines.
+
+    Raises:
+        DiskFullError, OutputFolderError: it cannot be written.
+    """
+    rows = [(key, reason) for reason, keys in listing.left_out.items() for key in keys]
+    atomic_write(path, csv_text(rows, ["key", "reason"]).encode())
+    return len(rows)
 
 
 def describe(summary: Mapping[str, Any]) -> str:
@@ -95,6 +143,7 @@ def describe(summary: Mapping[str, Any]) -> str:
     lines = [
         f"{summary['root']}: {summary['format']} ({summary['explanation']})",
         f"{summary['films']} films of {summary['patients']} known patients, {summary['synthetic']} synthetic",
+        *(f"  {what}: {how}" for what, how in summary["reading"].items()),
         "",
         columns(
             [[name, *counts.values()] for name, counts in summary["findings"].items()], ["finding", *VALUES]
@@ -113,6 +162,7 @@ def describe(summary: Mapping[str, Any]) -> str:
     lines += [f"left out: {found['count']} x {reason}" for reason, found in summary["left_out"].items()]
     lines += [f"unreadable: {fault['film']}: {fault['reason']}" for fault in summary["unreadable"] or ()]
     lines += [f"fault: {fault}" for fault in summary["faults"]]
+    lines += [f"note: {remark}" for remark in summary["remarks"]]
     return "\n".join(lines)
 
 

@@ -9,8 +9,8 @@ from synthaug.datasets.base import Radiographs
 from synthaug.datasets.decode import Progress
 from synthaug.datasets.formats import Options
 from synthaug.datasets.formats.listing import Film, Listing
+from synthaug.datasets.formats.shards import ShardFilms, checked
 from synthaug.datasets.selection import load
-from synthaug.errors import DataError
 
 
 class SyntheticRadiographs(Radiographs):
@@ -66,13 +66,11 @@ class SyntheticRadiographs(Radiographs):
 
 
 def _marked(listing: Listing, root: str | Path) -> Listing:
-    if listing.format == "shards":
-        real = sum(not film.record.synthetic for film in listing.films)
-        if real:
-            raise DataError(
-                f"{root}: {real} of {len(listing.films)} films are real; open them as RealRadiographs "
-                "(--real)"
-            )
-        return listing
-    films = (Film(film.path, replace(film.record, synthetic=True)) for film in listing.films)
-    return replace(listing, films=tuple(films))
+    if isinstance(listing.films, ShardFilms):
+        films = listing.films.promised(synthetic=True)
+        for film in (films[0], films[-1]):  # the others are looked at when they are read
+            checked(film.record, Path(root), True)
+        return replace(listing, films=films)
+    films_of_others = [film for film in listing.films if isinstance(film, Film)]
+    marked = tuple(replace(film, record=replace(film.record, synthetic=True)) for film in films_of_others)
+    return replace(listing, films=marked)

@@ -24,6 +24,41 @@ from synthaug.shards.tar import MAX_MEMBER, Member, Readable, members
 SCHEMA = 1
 
 
+class Keys(Sequence[str]):
+    """The keys of a shard as one block of text, an eighth of what as many strings would take.
+
+    Args:
+        text: UTF-8, one key a line.
+        count: how many.
+
+    Raises:
+        ValueError: another number of keys, or no UTF-8.
+    """
+
+    __slots__ = ("_ends", "_text")
+
+    def __init__(self, text: bytes, count: int) -> None:
+        text.decode()
+        breaks = np.flatnonzero(np.frombuffer(text, np.uint8) == ord("\n"))
+        if len(breaks) + 1 != count and (count or text):
+            raise ValueError(f"{len(breaks) + 1} keys for {count} samples")
+        self._text = text
+        self._ends = np.append(breaks, len(text)).astype(np.int32)[:count]
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, place):  # type: ignore[no-untyped-def]
+        if isinstance(place, slice):
+            return [self[i] for i in range(*place.indices(len(self)))]
+        place = range(len(self))[place]
+        start = self._ends[place - 1] + 1 if place else 0
+        return self._text[start : self._ends[place]].decode()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._text.decode().split("\n") if len(self) else ())
+
+
 @dataclass(frozen=True, slots=True)
 class Index:
     """Where the samples of one shard lie.
@@ -73,9 +108,7 @@ class Index:
             if count and (places.min() < 0 or places[:, (1, 3)].max() > MAX_MEMBER):
                 raise ValueError("places outside any tar")
             labels = np.frombuffer(body, "<i1", count * len(findings), sizes[0]).reshape(count, len(findings))
-            keys = body[sizes[0] + sizes[1] :].decode().split("\n") if count else []
-            if len(keys) != count:
-                raise ValueError(f"{len(keys)} keys for {count} samples")
+            keys = Keys(body[sizes[0] + sizes[1] :], count)
             return cls(str(head["shard"]), keys, places, findings, labels)
         except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
             raise CorruptShardError(f"{path}: not an index ({error}); {REBUILD}") from error

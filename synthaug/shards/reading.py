@@ -42,28 +42,57 @@ class ShardSet:
         return self._ends[-1] if self._ends else 0
 
     def __getitem__(self, i: int) -> tuple[Record, bytes]:
+        entry, row = self._place(i)
+        index = self._index(entry)
+        place = index.places[row]
+        with self._open(entry) as file:
+            text, image = _piece(file, *place[:2]), _piece(file, *place[2:])
+        if len(image) != place[3]:
+            raise self._misplaced(entry, index, row)
+        return self._record(entry, index, row, text), image
+
+    def record(self, i: int) -> Record:
+        """The record of one sample; its image is not read.
+
+        Raises:
+            IndexError: there is no such sample.
+            CorruptShardError: the index or the sample is damaged.
+        """
+        entry, row = self._place(i)
+        index = self._index(entry)
+        with self._open(entry) as file:
+            text = _piece(file, *index.places[row][:2])
+        return self._record(entry, index, row, text)
+
+    def key(self, i: int) -> str:
+        """The key of one sample, by its index."""
+        entry, row = self._place(i)
+        return self._index(entry).keys[row]
+
+    def _place(self, i: int) -> tuple[ShardEntry, int]:
         if i < 0:
             i += len(self)
         if not 0 <= i < len(self):
             raise IndexError(f"{self.folder}: sample {i} of {len(self)}")
         shard = bisect_right(self._ends, i)
         entry = self.manifest.shards[shard]
-        row = i - (self._ends[shard] - entry.count)
-        index = self._index(entry)
-        place = index.places[row]
-        with self._open(entry) as file:
-            text, image = _piece(file, *place[:2]), _piece(file, *place[2:])
+        return entry, i - (self._ends[shard] - entry.count)
+
+    def _record(self, entry: ShardEntry, index: Index, row: int, text: bytes) -> Record:
         try:
             record = Record.from_bytes(text)
         except SynthaugError as error:
             raise CorruptShardError(
                 f"{self.folder / entry.name}: sample {index.keys[row]}: {error}"
             ) from error
-        if record.key != index.keys[row] or len(image) != place[3]:
-            raise CorruptShardError(
-                f"{self.folder / entry.name}: sample {index.keys[row]} is not where its index says; {REBUILD}"
-            )
-        return record, image
+        if record.key != index.keys[row]:
+            raise self._misplaced(entry, index, row)
+        return record
+
+    def _misplaced(self, entry: ShardEntry, index: Index, row: int) -> CorruptShardError:
+        return CorruptShardError(
+            f"{self.folder / entry.name}: sample {index.keys[row]} is not where its index says; {REBUILD}"
+        )
 
     @property
     def keys(self) -> list[str]:

@@ -87,7 +87,7 @@ def detect(root: str | Path) -> tuple[str, str] | None:
 
 
 def explain(root: str | Path, format: str) -> str:
-    """Why a folder is read as `format`: what was seen, and what was looked for before and not found.
+    """Why a folder is read as `format`: what was seen, and which layouts were tried before.
 
     Raises:
         DataError: no such folder.
@@ -95,9 +95,8 @@ def explain(root: str | Path, format: str) -> str:
     found = detect(root)
     if found is None or found[0] != format:
         return f"read as {format}, as asked"
-    before = list(FORMATS)[: list(FORMATS).index(format)]
-    missed = "; ".join(f"no {FORMATS[name].sign} ({name})" for name in before)
-    return found[1] + (f". Looked for first: {missed}" if missed else "")
+    before = ", ".join(list(FORMATS)[: list(FORMATS).index(format)])
+    return found[1] + (f"; no sign of {before}" if before else "")
 
 
 def read_folder(root: str | Path, format: str = "auto", options: Options | None = None) -> Listing:

@@ -15,9 +15,10 @@ from itertools import islice
 from pathlib import Path
 
 from synthaug.datasets.formats import files, listing
-from synthaug.datasets.formats.files import ImageIndex, Table
+from synthaug.datasets.formats.files import Table
 from synthaug.datasets.formats.joining import Line, join
 from synthaug.datasets.formats.listing import Listing, Options
+from synthaug.datasets.formats.matching import ImageIndex
 from synthaug.datasets.formats.values import (
     chexpert_labels,
     parse_age,

@@ -1,16 +1,10 @@
-"""Files of a folder: images found and matched by stem, tables read with their line numbers.
-
-Public data sets rename extensions (`00000001_000.png` in the table, `.jpg` on the disk) and move folders, so
-a name in a table is matched to an image by its stem; where several share it, by the path before it.
-"""
+"""Files of a folder: images found, tables read with their line numbers."""
 
 import contextlib
 import csv
 import gzip
 import os
-import posixpath
 import zlib
-from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,55 +68,6 @@ def keys_of(root: Path, paths: Sequence[Path]) -> list[str]:
     if len(set(keys)) == len(keys):
         return keys
     return [path.relative_to(root).as_posix() for path in paths]
-
-
-class ImageIndex:
-    """Images by stem.
-
-    Args:
-        root: folder that the images lie under.
-        paths: the images.
-    """
-
-    def __init__(self, root: Path, paths: Sequence[Path]) -> None:
-        self.root = root
-        self.by_stem: dict[str, list[Path]] = defaultdict(list)
-        for path in paths:
-            self.by_stem[path.stem].append(path)
-
-    def match(self, name: str) -> Path | None:
-        """The image that a table calls `name` (with or without folders and suffix), or None.
-
-        Raises:
-            DataError: several images fit equally well.
-        """
-        wanted = name.strip().replace("\\", "/")
-        folder, base = posixpath.split(wanted)
-        stem, suffix = posixpath.splitext(base)
-        candidates = self.by_stem.get(base) or self.by_stem.get(stem) or []
-        if len(candidates) <= 1:
-            return candidates[0] if candidates else None
-        places = folder.split("/")
-        fits = [_shared_tail(path.relative_to(self.root).parent.parts, places) for path in candidates]
-        best = [path for path, fit in zip(candidates, fits, strict=True) if fit == max(fits)]
-        if len(best) > 1:
-            same_suffix = [path for path in best if path.suffix.lower() == suffix.lower()]
-            best = same_suffix if len(same_suffix) == 1 else best
-        if len(best) > 1:
-            listed = ", ".join(str(path.relative_to(self.root)) for path in best[:3])
-            raise DataError(
-                f"{self.root}: {name!r} fits {len(best)} images ({listed}); give the path in the table"
-            )
-        return best[0]
-
-
-def _shared_tail(a: Sequence[str], b: Sequence[str]) -> int:
-    count = 0
-    for left, right in zip(reversed(a), reversed(b), strict=False):
-        if left != right:
-            break
-        count += 1
-    return count
 
 
 @dataclass(frozen=True, slots=True)

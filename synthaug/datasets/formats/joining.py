@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from synthaug.datasets.formats import dicom_header, files, listing
-from synthaug.datasets.formats.files import ImageIndex
 from synthaug.datasets.formats.listing import Film, Options
+from synthaug.datasets.formats.matching import ImageIndex
 from synthaug.errors import DataError, LabelError, UnknownNameError
 from synthaug.record import Record
 
@@ -49,7 +49,8 @@ def join(
         DataError: a line that cannot be read (without `skip_bad`), a film with two lines, or no film left.
     """
     paths = files.find_images(root) if images is None else images
-    index = ImageIndex(root, paths)
+    lines = list(lines)
+    index = ImageIndex(root, paths, [line.image for line in lines])
     keys = dict(zip(paths, files.keys_of(root, paths), strict=True))
     films: dict[Path, Film] = {}
     without_image: list[str] = []
@@ -82,7 +83,7 @@ def join(
             *dropped.items(),
         ]
     )
-    return listing.some_films(list(films.values()), root, left_out), left_out
+    return listing.some_films(tuple(films.values()), root, left_out), left_out
 
 
 def labels_of(record: Mapping[str, float], findings: Iterable[str]) -> dict[str, float]:

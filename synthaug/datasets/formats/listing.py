@@ -6,7 +6,7 @@ Nothing here decodes an image or imports torch.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol, TypeVar
 
 from synthaug.errors import DataError, UnknownNameError
 from synthaug.findings import FINDINGS
@@ -15,6 +15,21 @@ from synthaug.record import Record
 ROW_WITHOUT_IMAGE = "label row without an image"
 IMAGE_WITHOUT_ROW = "image without a label row"
 BAD_ROW = "label row that cannot be read"
+
+
+class AnyFilm(Protocol):
+    """A radiograph on storage, wherever it lies."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def record(self) -> Record: ...
+
+    @property
+    def name(self) -> str: ...
+
+    def source(self) -> Path | bytes: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +99,7 @@ class Listing:
     """
 
     format: str
-    films: tuple[Film, ...]
+    films: Sequence[AnyFilm]
     findings: tuple[str, ...]
     left_out: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     reading: Mapping[str, str] = field(default_factory=dict)
@@ -101,13 +116,16 @@ def left_out(reasons: Iterable[tuple[str, Sequence[str]]]) -> dict[str, tuple[st
     return {reason: tuple(keys) for reason, keys in reasons if keys}
 
 
-def some_films(films: Sequence[Film], root: Path, reasons: Mapping[str, Sequence[str]]) -> tuple[Film, ...]:
+Films = TypeVar("Films", bound=Sequence[AnyFilm])
+
+
+def some_films(films: Films, root: Path, reasons: Mapping[str, Sequence[str]]) -> Films:
     """The films, once it is sure that there is one.
 
     Raises:
         DataError: none is left; the message says what was left out.
     """
-    if films:
-        return tuple(films)
+    if len(films):
+        return films
     told = "; ".join(f"{len(keys)} x {reason}" for reason, keys in reasons.items()) or "no image found"
     raise DataError(f"{root}: no film is left ({told}); `synthaug data {root}` shows what the folder holds")
