@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,9 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from synthaug.adaptation.adapt import adapt
-from synthaug.adaptation.from_scratch import FromScratchRecipe, Progress
+from synthaug.adaptation.from_scratch import FromScratchRecipe
 from synthaug.adaptation.loop import LoopRecipe, Training, draws
+from synthaug.adaptation.route import Execution, Progress
 from synthaug.datasets import RealRadiographs
 from synthaug.diffusion import load_checkpoint, sample
 from synthaug.errors import (
@@ -43,6 +45,7 @@ class Line:
         return (loss * float("nan") if step == self.poison else loss), {}
 
 
+CPU = Execution(device="cpu", precision="float32", save_every=4)
 RECIPE = LoopRecipe(
     steps=200, batch_size=16, learning_rate=0.1, warmup=5, ema=0.8, weight_decay=0.0, clip=100.0
 )
@@ -107,7 +110,7 @@ def made(
 ) -> tuple[Path, list]:
     out = tmp_path_factory.mktemp("adapt") / "checkpoint"
     data = [RealRadiographs(tiny_nih)]
-    steps = list(adapt(smoke, data, out, cpu=True, save_every=4, log_with="tensorboard"))
+    steps = list(adapt(smoke, data, out, execution=CPU, log_with="tensorboard"))
     return out, steps
 
 
@@ -144,11 +147,11 @@ def test_the_same_call_resumes_and_another_recipe_is_refused(
     out, _ = made
     data = [RealRadiographs(tiny_nih)]
     before = (out / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
-    assert list(adapt(smoke, data, out, cpu=True)) == []
+    assert list(adapt(smoke, data, out, execution=CPU)) == []
     assert (out / "unet" / "diffusion_pytorch_model.safetensors").read_bytes() == before
     other = FromScratchRecipe.load("from_scratch_smoke", {"captions.dropout": 0.2})
     with pytest.raises(OutputFolderError, match=r"captions\.dropout"):
-        next(adapt(other, data, out, cpu=True))
+        next(adapt(other, data, out, execution=CPU))
 
 
 def test_parts_trained_apart_give_the_checkpoint_of_one_run(
@@ -156,7 +159,7 @@ def test_parts_trained_apart_give_the_checkpoint_of_one_run(
 ) -> None:
     data = [RealRadiographs(tiny_nih)]
     for part in ("unet", "autoencoder", None):
-        list(adapt(smoke, data, tmp_path / "apart", part=part, cpu=True, save_every=4))
+        list(adapt(smoke, data, tmp_path / "apart", execution=replace(CPU, part=part)))
     for component in ("unet", "vae"):
         name = f"{component}/diffusion_pytorch_model.safetensors"
         apart, together = load_file(tmp_path / "apart" / name), load_file(made[0] / name)
@@ -169,12 +172,14 @@ def test_folders_without_a_fitting_film_are_refused(
 ) -> None:
     children = RealRadiographs(tiny_nih, max_age=17)
     with pytest.raises(DataError, match="no frontal film of a patient of 18 years"):
-        next(adapt(smoke, [children], tmp_path / "out", cpu=True))
+        next(adapt(smoke, [children], tmp_path / "out", execution=CPU))
 
 
 def test_an_unknown_tracker_is_refused(smoke: FromScratchRecipe, tiny_nih: Path, tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match="tensorboard"):
-        next(adapt(smoke, [RealRadiographs(tiny_nih)], tmp_path / "out", cpu=True, log_with="tensorbord"))
+        next(
+            adapt(smoke, [RealRadiographs(tiny_nih)], tmp_path / "out", execution=CPU, log_with="tensorbord")
+        )
 
 
 def test_a_tracker_that_is_not_installed_is_named(
@@ -182,7 +187,7 @@ def test_a_tracker_that_is_not_installed_is_named(
 ) -> None:
     monkeypatch.setattr("accelerate.utils.is_wandb_available", lambda: False)
     with pytest.raises(NotInstalledError, match="pip install wandb"):
-        next(adapt(smoke, [RealRadiographs(tiny_nih)], tmp_path / "out", cpu=True, log_with="wandb"))
+        next(adapt(smoke, [RealRadiographs(tiny_nih)], tmp_path / "out", execution=CPU, log_with="wandb"))
 
 
 def test_the_embedded_recipe_is_valid() -> None:
@@ -197,7 +202,8 @@ def test_a_kill_while_the_adversary_learns_changes_no_loss(
     data = [RealRadiographs(tiny_nih)]
 
     def run(name: str) -> Iterator[Progress]:
-        return adapt(smoke, data, tmp_path / name, part="autoencoder", cpu=True, save_every=1)
+        how = replace(CPU, part="autoencoder", save_every=1)
+        return adapt(smoke, data, tmp_path / name, execution=how)
 
     whole = [progress.record for progress in run("whole")]
     assert "adversary/loss" in whole[-2].figures

@@ -10,12 +10,12 @@ import torch
 from diffusers import DDPMScheduler
 
 from synthaug.adaptation import captions, latents
+from synthaug.adaptation.autoencoding import AutoencoderShape, build_autoencoder, power_distance
+from synthaug.adaptation.denoising import DiffusionRecipe, DiffusionRoute
 from synthaug.adaptation.latents import AugmentationRecipe
 from synthaug.adaptation.loop import LoopRecipe, draws, share
 from synthaug.adaptation.principal_components import fit, write_encoder
 from synthaug.adaptation.small_text_encoder import TextEncoderShape, build_text_encoder, train_tokenizer
-from synthaug.adaptation.unet import DiffusionRecipe, DiffusionRoute
-from synthaug.adaptation.vae import AutoencoderShape, build_autoencoder, power_distance
 from synthaug.prompts import render, words
 from synthaug.record import Record
 
@@ -171,6 +171,8 @@ def test_the_loss_of_a_perfect_prediction_is_zero(prediction: str) -> None:
 
     class Oracle(torch.nn.Module):
         """Knows the latents, so it can answer exactly."""
+
+        frozen_text = False
 
         def __init__(self) -> None:
             super().__init__()

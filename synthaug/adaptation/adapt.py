@@ -1,150 +1,209 @@
-"""From a recipe's name and folders of films to a checkpoint: what `synthaug adapt` calls.
+"""From a recipe and folders of films to a checkpoint or an adapter: what `synthaug adapt` calls.
 
-Beside the checkpoint, `OUT/training` holds the state, `samples/` with grids from fixed seeds, `logs/` for
-TensorBoard or wandb, and `recipe.yaml`.
+Beside the result, `OUT/training` holds the state, `samples/` with grids from fixed seeds, `logs/` for TensorBoard or
+wandb, `recipe.yaml`, and `log.jsonl` and `run.json`, which `--compare` reads.
 """
 
-import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
 from PIL import Image
 
 from synthaug import cards, findings, prompts
-from synthaug.adaptation import films
-from synthaug.adaptation.films import Films
-from synthaug.adaptation.from_scratch import FromScratch, FromScratchRecipe, Part, Progress
+from synthaug.adaptation import patients
+from synthaug.adaptation.route import Execution, Job, Progress, RouteRecipe, Run
+from synthaug.adaptation.routes import run_class
+from synthaug.adaptation.runs import RunLog
 from synthaug.datasets.base import Radiographs
-from synthaug.diffusion.checkpoint import Checkpoint
+from synthaug.diffusion.checkpoint import Checkpoint, load_checkpoint
 from synthaug.diffusion.sampler import sample
-from synthaug.errors import NotInstalledError, OutputFolderError, UnknownNameError
+from synthaug.errors import NotInstalledError, OutputFolderError, RecipeError, UnknownNameError, UserError
 from synthaug.images import contact_sheet
 from synthaug.recipes import differences, read_yaml
 from synthaug.shards import atomic_write
 
 TRACKERS = ("tensorboard", "wandb")
 GRID = 4  # films of each finding in a sample grid
+GRID_FINDINGS = 4  # findings in a grid: a foreign checkpoint claims dozens
 
 
 def adapt(
-    recipe: FromScratchRecipe,
+    recipe: RouteRecipe,
     data: Sequence[Radiographs],
     out: Path,
     *,
-    part: Part | None = None,
-    max_steps: int | None = None,
-    save_every: int = 500,
+    model: str | None = None,
+    text_encoder: str | None = None,
+    captions: Mapping[str, list[str]] | None = None,
+    patient_key: Path | None = None,
+    execution: Execution | None = None,
     log_with: str | None = None,
-    cpu: bool = False,
-    compiled: bool = False,
     on_films: Callable[[int, int], None] | None = None,
 ) -> Iterator[Progress]:
-    """Train `recipe` on `data` into the checkpoint folder `out`; the same call resumes.
+    """Train `recipe` on `data` into the folder `out`; the same call resumes.
 
     Args:
-        recipe: from `FromScratchRecipe.load`.
+        recipe: from `synthaug.adaptation.routes.load_recipe`; its route decides what is trained.
         data: real radiographs.
-        out: the checkpoint's folder.
-        part: "autoencoder" or "unet" alone (see `from_scratch`); everything when None.
-        max_steps: cut every training short, for a trial.
-        save_every: steps between saved states and sample grids.
-        log_with: "tensorboard" or "wandb"; None keeps no log but the records that are yielded.
-        cpu: stay on the CPU.
-        compiled: compile the networks.
+        out: folder of the checkpoint or adapter.
+        model: what is adapted: "embedded", a folder or a hub id. Of no use to `from_scratch`.
+        text_encoder: folder or hub id of the encoder that `text_projection` puts in CLIP's place.
+        captions: key of a film -> texts; such films are captioned by one of them.
+        patient_key: file with the secret for keyed hashes of the training patients; made if it is not there.
+        execution: device, precision, pieces of a batch, how often to save.
+        log_with: "tensorboard" or "wandb", beside the log that is always written.
         on_films: called with (films decoded, films in all).
 
     Raises:
         OutputFolderError: `out` belongs to another recipe; the differing keys are named.
-        DataError: no film fits.
+        DataError: no film fits, or a finding of the recipe has none.
+        CheckpointError: the base is missing or of an unsupported architecture.
+        DiskFullError: the disk has no room for the training state.
         NotInstalledError: the tracker, or the network of the perceptual loss, is not installed.
+        TrainingDivergedError: the loss is not finite any more; the last good state is kept.
     """
-    accelerator = Accelerator(
-        cpu=cpu, log_with=_tracker(log_with), project_dir=str(out / "training" / "logs")
+    execution = execution or Execution()
+    if execution.part is not None and recipe.route != "from_scratch":
+        raise UserError(f"--part: route {recipe.route} has no parts; leave the flag out")
+    accelerator = execution.accelerator(
+        log_with=_tracker(log_with), project_dir=str(out / "training" / "logs")
     )
-    _claim(recipe, out)
-    held = films.load(data, recipe.film_sizes(), recipe.minimum_age, on_films)
-    run = FromScratch(
-        recipe, held, out, accelerator, compiled, lambda name, step, made: _grid(out, name, step, made)
+    _check_claim(recipe, out)
+    base = None
+    if recipe.route != "from_scratch":
+        base = load_checkpoint(model or "embedded", "cpu", "float32")
+    elif model is not None:
+        raise UserError("--model: route from_scratch starts from nothing; leave the flag out")
+    key = patients.read_key(patient_key) if patient_key else None
+    run = run_class(recipe.route)(
+        Job(
+            recipe=recipe,
+            data=data,
+            out=out,
+            accelerator=accelerator,
+            execution=execution,
+            base=base,
+            model=model or "embedded",
+            text_encoder=text_encoder,
+            captions=dict(captions or {}),
+            on_films=on_films,
+            on_samples=lambda part, step, size, made: _grid(out, part, step, size, made),
+        )
     )
+    if not accelerator.is_main_process:
+        yield from run.advance()
+        return
+    run.state.mkdir(parents=True, exist_ok=True)
+    atomic_write(_claimed(out), recipe.to_yaml().encode())
     if log_with:
         accelerator.init_trackers("synthaug")
+    log = RunLog(run.state, _run_facts(run, recipe, accelerator, base))
     last: Progress | None = None
-    for progress in run.run(part, max_steps, save_every):
-        if log_with:
-            values = {f"{progress.part}/{key}": value for key, value in progress.record.figures.items()}
-            accelerator.log(values, step=progress.record.step)
-        last = progress
-        yield progress
+    try:
+        for progress in run.advance():
+            log.add(progress, _batch_size(recipe, progress))
+            if log_with:
+                values = {f"{progress.part}/{name}": value for name, value in progress.record.figures.items()}
+                accelerator.log(values, step=progress.record.step)
+            last = progress
+            yield progress
+    finally:
+        log.close()
     if log_with:
         accelerator.end_training()
-    if part is None and accelerator.is_main_process:
-        atomic_write(out / "README.md", model_card(recipe, held, last).encode())
+    if execution.part is None:
+        if key is not None:
+            patients.write(out / patients.FILE, key, run.films.records)
+        atomic_write(out / "README.md", model_card(recipe, run, last).encode())
 
 
-def model_card(recipe: FromScratchRecipe, held: Films, last: Progress | None = None) -> str:
-    """The checkpoint's README.md: data by finding, recipe and digest, limits, attribution; no patient is named."""
-    counts = {finding: held.count(finding) for finding in recipe.findings}
-    figures = {f"last {key}": value for key, value in last.record.figures.items()} if last else {}
+def model_card(recipe: RouteRecipe, run: Run, last: Progress | None = None) -> str:
+    """The result's README.md: data by finding, base, settings, limits, attribution; no patient is named."""
+    held = run.films
+    figures = {f"last {name}": value for name, value in last.record.figures.items()} if last else {}
+    attribution = [recipe.attribution] if recipe.attribution else []
+    if run.job.base is not None and run.job.base.card.attribution:
+        attribution.append(f"Base {run.job.base.name}: {run.job.base.card.attribution}")
     return cards.model_card(
         {
-            "name": "Latent diffusion of chest radiographs, trained from scratch",
+            "name": f"Chest radiographs, route {recipe.route}",
             "findings": list(recipe.findings),
             "views": list(recipe.views),
-            "image_size": recipe.image_size,
             "route": recipe.route,
+            **run.facts(),
             "films": len(held.records),
-            "films with": counts,
+            "films with": {finding: held.count(finding) for finding in recipe.findings},
+            "patients": len({r.patient for r in held.records if r.patient is not None}) or None,
             "recipe digest": recipe.digest(),
             "films digest": held.digest,
+            "settings": {name: value for name, value in recipe.values().items() if name != "attribution"},
             "figures": figures,
             "limits": [
                 "The labels of the training films decide what a finding means here; text-mined labels are noisy.",
                 "Films of a small collection: rare combinations of findings are guesses.",
             ],
-            "attribution": recipe.attribution,
+            "attribution": attribution,
         }
     )
 
 
-def _claim(recipe: FromScratchRecipe, out: Path) -> None:
-    path = out / "training" / "recipe.yaml"
-    if path.exists():
-        if changed := differences(read_yaml(path), json.loads(recipe.model_dump_json())):
-            raise OutputFolderError(
-                f"--out {out} was started with another recipe (differs in {', '.join(changed[:8])}); "
-                "choose another folder or the recipe it was started with"
-            )
+def _run_facts(run: Run, recipe: RouteRecipe, accelerator: Any, base: Checkpoint | None) -> dict[str, Any]:
+    free, total = run.parameters()
+    return {
+        "route": recipe.route,
+        "base": base.name if base else None,
+        "recipe_digest": recipe.digest(),
+        "parameters_trained": free,
+        "parameters": total,
+        "device": accelerator.device.type,
+        "precision": accelerator.mixed_precision,
+        "processes": accelerator.num_processes,
+    }
+
+
+def _batch_size(recipe: Any, progress: Progress) -> int:
+    if recipe.route != "from_scratch":
+        return recipe.training.batch_size
+    if progress.part == "autoencoder":
+        return recipe.autoencoder_training.batch_size
+    return recipe.legs[int(progress.part.split()[1].split("/")[0]) - 1].batch_size
+
+
+def _claimed(out: Path) -> Path:
+    return out / "training" / "recipe.yaml"
+
+
+def _check_claim(recipe: RouteRecipe, out: Path) -> None:
+    path = _claimed(out)
+    if not path.exists():
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(path, recipe.to_yaml().encode())
+    found = read_yaml(path)
+    # Keys that came with a later version have their defaults, as they had in effect when the run began. A recipe
+    # of another route does not fit at all; then its own keys are compared.
+    with suppress(RecipeError):
+        found = type(recipe).from_values(found, str(path)).values()
+    if changed := differences(found, recipe.values()):
+        raise OutputFolderError(
+            f"--out {out} was started with another recipe (differs in {', '.join(changed[:8])}); "
+            "choose another folder or the recipe it was started with"
+        )
 
 
-def _grid(out: Path, name: str, step: int, checkpoint: Checkpoint) -> None:
-    """A contact sheet of every finding, equal seeds in every row."""
-    size = _leg_size(checkpoint, out, name)
-    texts = [
-        prompts.render({finding: 1.0}, template=checkpoint.template)
-        for finding in checkpoint.findings
-        for _ in range(GRID)
-    ]
-    seeds = [(0, index) for _ in checkpoint.findings for index in range(GRID)]
+def _grid(out: Path, part: str, step: int, size: int, checkpoint: Checkpoint) -> None:
+    """A contact sheet of the findings, equal seeds in every row."""
+    shown = checkpoint.findings[:GRID_FINDINGS]
+    texts = [prompts.render({f: 1.0}, template=checkpoint.template) for f in shown for _ in range(GRID)]
+    seeds = [(0, index) for _ in shown for index in range(GRID)]
     images = sample(checkpoint, texts, seeds, image_size=size)
-    captions = [findings.title(finding) for finding in checkpoint.findings for _ in range(GRID)]
+    captions = [findings.title(finding) for finding in shown for _ in range(GRID)]
     folder = out / "training" / "samples"
     folder.mkdir(parents=True, exist_ok=True)
-    stem = re.sub(r"\W+", "-", name)
-    Image.fromarray(contact_sheet(images, columns=GRID, captions=captions)).save(
-        folder / f"{stem}-{step:06d}.png"
-    )
-
-
-def _leg_size(checkpoint: Checkpoint, out: Path, name: str) -> int:
-    legs: list[dict[str, Any]] = read_yaml(out / "training" / "recipe.yaml")["legs"]
-    number = int(name.split()[1].split("/")[0]) - 1
-    return int(legs[number]["image_size"])
+    stem = re.sub(r"\W+", "-", part)
+    sheet = contact_sheet(images, columns=GRID, captions=captions)
+    Image.fromarray(sheet).save(folder / f"{stem}-{step:06d}.png")
 
 
 def _tracker(name: str | None) -> str | None:

@@ -3,6 +3,9 @@
 A caption names a random subset of what is known of the film. A prompt may then leave anything out, and what
 it leaves out is unknown to the model, not absent. With probability `dropout` the caption is empty, which is
 what classifier-free guidance needs (Ho and Salimans 2022, arXiv:2207.12598).
+
+A film that comes with texts of its own is captioned by one of them instead: its `prompt`, or the list under
+`captions` in its provenance, which `synthaug adapt --captions` fills from a table.
 """
 
 import math
@@ -35,12 +38,15 @@ def draw(record: Record, recipe: CaptionRecipe, generator: Generator) -> str:
     Each positive finding is named with probability `name_finding`; with probability `name_absent` one finding
     that is known to be absent is named too ("no cardiomegaly"). "no finding" stands alone.
     """
+    texts = own_texts(record)
 
     def chance(probability: float) -> bool:
         return bool(torch.rand((), generator=generator) < probability)
 
     if chance(recipe.dropout):
         return ""
+    if texts:
+        return texts[int(torch.randint(len(texts), (), generator=generator))]
     labels: dict[str, float] = {}
     if record.labels.get(NO_FINDING) == 1:
         if chance(recipe.name_finding):
@@ -58,3 +64,8 @@ def draw(record: Record, recipe: CaptionRecipe, generator: Generator) -> str:
         sex=record.sex if chance(recipe.name_sex) else None,
         template=recipe.template,
     )
+
+
+def own_texts(record: Record) -> list[str]:
+    """The texts that a film came with."""
+    return list(record.provenance.get("captions", ())) or ([record.prompt] if record.prompt else [])

@@ -1,6 +1,7 @@
 """Training films held in memory at the sizes that a route needs, with their records."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ def load(
     sizes: Iterable[int],
     minimum_age: float = 0,
     on_progress: Callable[[int, int], None] | None = None,
+    choose: Callable[[Sequence[Record]], Sequence[int]] | None = None,
 ) -> Films:
     """Decode the films of `datasets` once and keep them at each of `sizes`, whole and square.
 
@@ -50,6 +52,7 @@ def load(
         sizes: edges in pixels.
         minimum_age: films of known younger patients are left out.
         on_progress: called with (films done, films in all).
+        choose: which of the films to take, from their records; only these are decoded. All when None.
 
     Raises:
         DataError: no film is left.
@@ -64,6 +67,8 @@ def load(
     if not chosen:
         roots = ", ".join(str(data.root) for data in datasets)
         raise DataError(f"--data {roots}: no frontal film of a patient of {minimum_age:g} years or more")
+    if choose is not None:
+        chosen = [chosen[i] for i in choose([data.records[index] for data, index in chosen])]
     pyramid = {size: np.empty((len(chosen), 1, size, size), np.uint8) for size in sizes}
 
     def put(position: int) -> None:
@@ -77,3 +82,41 @@ def load(
             if on_progress:
                 on_progress(done, len(chosen))
     return Films(pyramid, tuple(data.records[index] for data, index in chosen))
+
+
+def for_findings(
+    records: Sequence[Record], findings: Sequence[str], per_finding: int | None, seed: int
+) -> list[int]:
+    """Films that a route learns from: all, or `per_finding` of each finding, drawn by `seed` and the film's key.
+
+    Raises:
+        DataError: a finding without a film, or with fewer than were asked for.
+    """
+    taken: set[int] = set()
+    for finding in findings:
+        showing = [i for i, record in enumerate(records) if record.labels.get(finding) == 1]
+        if len(showing) < (per_finding or 1):
+            shown = Counter(name for record in records for name, value in record.labels.items() if value == 1)
+            counts = ", ".join(f"{name} {count}" for name, count in shown.most_common()) or "none"
+            raise DataError(
+                f"findings: the recipe asks for {per_finding or 1} films of {finding}, found {len(showing)} in --data "
+                f"(films with a finding: {counts}); give more films, or --set findings=[...]"
+            )
+        order = sorted(showing, key=lambda i: hashlib.sha256(f"{seed}:{records[i].key}".encode()).digest())
+        taken.update(order[:per_finding])
+    return sorted(taken) if per_finding else list(range(len(records)))
+
+
+def held_out(records: Sequence[Record], fraction: float, seed: int) -> list[int]:
+    """Indices of the films of `fraction` of the patients, one at least; a film without a patient is its own."""
+    if not fraction:
+        return []
+    owners = [f"patient:{r.patient}" if r.patient is not None else f"film:{r.key}" for r in records]
+    people = sorted(set(owners), key=lambda owner: hashlib.sha256(f"{seed}:{owner}".encode()).digest())
+    if len(people) < 2:
+        raise DataError(
+            "validation: the films are of one patient, so none can be held out; "
+            "give films of more patients, or --set validation=0"
+        )
+    out = set(people[: max(1, round(fraction * len(people)))])
+    return [i for i, owner in enumerate(owners) if owner in out]

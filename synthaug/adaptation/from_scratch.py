@@ -9,13 +9,11 @@ and the checkpoint is written.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from accelerate import Accelerator
 from diffusers import AutoencoderKL, DDPMScheduler, DPMSolverMultistepScheduler, UNet2DConditionModel
 from pydantic import Field
 from safetensors.torch import load_file, save_file
@@ -23,19 +21,24 @@ from torch import Tensor, nn
 
 from synthaug import prompts
 from synthaug.adaptation import latents
+from synthaug.adaptation.autoencoding import (
+    AutoencoderRecipe,
+    AutoencoderRoute,
+    AutoencoderShape,
+    build_autoencoder,
+)
 from synthaug.adaptation.captions import CaptionRecipe
-from synthaug.adaptation.films import Films
+from synthaug.adaptation.denoising import DiffusionRecipe, DiffusionRoute, TextToNoise
+from synthaug.adaptation.films import load
 from synthaug.adaptation.latents import AugmentationRecipe
-from synthaug.adaptation.loop import StepRecord, Training
+from synthaug.adaptation.loop import LoopRecipe, Route, Training
 from synthaug.adaptation.principal_components import PrincipalComponents, fit
+from synthaug.adaptation.route import Job, Progress, RouteRecipe, Run, SamplingDefaults
 from synthaug.adaptation.small_text_encoder import TextEncoderShape, build_text_encoder, train_tokenizer
-from synthaug.adaptation.unet import DiffusionRecipe, DiffusionRoute, TextToNoise
-from synthaug.adaptation.vae import AutoencoderRecipe, AutoencoderRoute, AutoencoderShape, build_autoencoder
 from synthaug.diffusion.card import CheckpointCard
 from synthaug.diffusion.checkpoint import Checkpoint, save_checkpoint
 from synthaug.recipes import Recipe
 
-Part = Literal["autoencoder", "unet"]
 WEIGHTS = "weights.safetensors"
 
 
@@ -82,22 +85,11 @@ class LegRecipe(DiffusionRecipe):
     image_size: int = Field(gt=0)
 
 
-class SamplingDefaults(Recipe):
-    """What `generate` does when it is not told otherwise; written into the checkpoint's card."""
-
-    guidance_scale: float = Field(default=3.0, ge=1)
-    guidance_interval: tuple[float, float] = (0.0, 1.0)
-    num_inference_steps: int = Field(default=20, gt=0)
-
-
-class FromScratchRecipe(Recipe):
+class FromScratchRecipe(RouteRecipe):
     """Everything that decides the weights, films aside."""
 
     route: Literal["from_scratch"] = "from_scratch"
     image_size: int = Field(default=256, gt=0)
-    findings: tuple[str, ...] = ("no_finding", "pleural_effusion")
-    views: tuple[str, ...] = ("PA", "AP")
-    minimum_age: int = Field(default=18, ge=0)
     autoencoder: AutoencoderShape = AutoencoderShape()
     autoencoder_training: AutoencoderRecipe
     text_encoder: TextEncoderShape = TextEncoderShape()
@@ -107,7 +99,6 @@ class FromScratchRecipe(Recipe):
     augmentation: AugmentationRecipe = AugmentationRecipe()
     legs: tuple[LegRecipe, ...] = Field(min_length=1)
     sampling: SamplingDefaults = SamplingDefaults()
-    attribution: str = ""
 
     def film_sizes(self) -> tuple[int, ...]:
         """Sizes at which the films are needed."""
@@ -118,40 +109,16 @@ class FromScratchRecipe(Recipe):
         return self.image_size * 3 // 2
 
 
-@dataclass(frozen=True)
-class Progress:
-    """One step of one part: "autoencoder", "unet 1/2", ..."""
+class FromScratch(Run):
+    """One run of the route; its state lies under `job.out/training`, part by part."""
 
-    part: str
-    steps: int
-    record: StepRecord
-
-
-class FromScratch:
-    """One run of the route in `folder` (its state under `folder/training`); iterate `run()` to advance it.
-
-    Args:
-        recipe: what to train.
-        films: the training films at `recipe.film_sizes()`.
-        folder: the checkpoint that comes out, and the training state.
-        accelerator: device, precision, processes.
-        compiled: compile the networks; pays after some hundred steps.
-        on_samples: called with (part, step, checkpoint so far) whenever a state was saved, for sample grids.
-    """
-
-    def __init__(
-        self,
-        recipe: FromScratchRecipe,
-        films: Films,
-        folder: Path,
-        accelerator: Accelerator,
-        compiled: bool = False,
-        on_samples: Callable[[str, int, Checkpoint], None] | None = None,
-    ):
-        self.recipe, self.films, self.folder, self.accelerator = recipe, films, folder, accelerator
-        self.compiled, self.on_samples = compiled, on_samples
-        self.state = folder / "training"
-        small = films.pyramid[recipe.image_size]
+    def __init__(self, job: Job):
+        super().__init__(job)
+        recipe = self.recipe = job.recipe
+        self.folder, self.accelerator = job.out, job.accelerator
+        self.compiled = job.execution.compiled
+        self.films = load(job.data, recipe.film_sizes(), recipe.minimum_age, job.on_films)
+        small = self.films.pyramid[recipe.image_size]
         self.vae = build_autoencoder(recipe.autoencoder, small)
         self.components: PrincipalComponents | None = None
         if recipe.autoencoder.encoder == "principal_components":
@@ -162,20 +129,22 @@ class FromScratch:
         self.text_encoder = build_text_encoder(recipe.text_encoder, self.tokenizer)
         self.unet = self._build_unet()
 
-    def run(
-        self, part: Part | None = None, max_steps: int | None = None, save_every: int = 500
-    ) -> Iterator[Progress]:
-        """Train what is not finished: one part, or all and then write the checkpoint.
+    def parameters(self) -> tuple[int, int]:
+        models = (self.vae.decoder, self.text_encoder, self.unet)
+        encoder = sum(p.numel() for p in self.vae.encoder.parameters())
+        total = sum(p.numel() for model in models for p in model.parameters()) + encoder
+        return total - (encoder if self.components is not None else 0), total
 
-        Args:
-            part: train this one only and write no checkpoint.
-            max_steps: stop each training after this many steps; the checkpoint is then an unfinished one.
-            save_every: steps between saved states.
-        """
+    def facts(self) -> dict[str, Any]:
+        return {"image_size": self.recipe.image_size}
+
+    def advance(self) -> Iterator[Progress]:
+        """Train what is not finished: one part, or all and then write the checkpoint."""
+        part = self.job.execution.part
         if part in (None, "autoencoder") or self.components is None:
-            yield from self._train_autoencoder(max_steps, save_every)
+            yield from self._train_autoencoder()
         if part in (None, "unet"):
-            yield from self._train_unet(max_steps, save_every)
+            yield from self._train_unet()
         if part is None and self.accelerator.is_main_process:
             save_checkpoint(
                 self.folder,
@@ -202,7 +171,7 @@ class FromScratch:
             attribution=recipe.attribution,
         )
 
-    def _train_autoencoder(self, max_steps: int | None, save_every: int) -> Iterator[Progress]:
+    def _train_autoencoder(self) -> Iterator[Progress]:
         recipe, home = self.recipe.autoencoder_training, self.state / "autoencoder"
         if not self._finished(home, self.vae):
             pyramid = [self.films.pyramid[size] for size in recipe.film_sizes]
@@ -214,24 +183,25 @@ class FromScratch:
                 "shape": self.recipe.autoencoder.values(),
                 "films": self.films.digest,
             }
-            training = Training(route, recipe, home, identity, self.accelerator)
-            yield from self._advance(training, "autoencoder", "autoencoder", self.vae, max_steps, save_every)
+            training = self._training(route, recipe, home, identity)
+            yield from self._advance(training, "autoencoder", "autoencoder", self.vae)
         self.vae.to("cpu")
 
-    def _train_unet(self, max_steps: int | None, save_every: int) -> Iterator[Progress]:
+    def _train_unet(self) -> Iterator[Progress]:
         module = TextToNoise(self.unet, self.text_encoder, self.compiled)
         for number, leg in enumerate(self.recipe.legs):
             home = self.state / f"unet-{number}"
             if self._finished(home, module):
                 continue
-            cached = latents.cache(
-                self.state / "latents",
-                self.films.pyramid[self.recipe.source_size()],
-                leg.image_size,
-                self._encode,
-                self._encoder_digest(),
-                self.recipe.augmentation,
-            )
+            with self.accelerator.main_process_first():
+                cached = latents.cache(
+                    self.state / "latents",
+                    self.films.pyramid[self.recipe.source_size()],
+                    leg.image_size,
+                    self._encode,
+                    self._encoder_digest(),
+                    self.recipe.augmentation,
+                )
             scheduler = self.recipe.schedule.build()
             module.to(self.accelerator.device)
             route = DiffusionRoute(
@@ -251,27 +221,32 @@ class FromScratch:
                 ).hexdigest(),
                 "start": _digest(module.state_dict()),
             }
-            training = Training(route, leg, home, identity, self.accelerator)
+            training = self._training(route, leg, home, identity)
             name = f"unet {number + 1}/{len(self.recipe.legs)}"
-            yield from self._advance(training, "unet", name, module, max_steps, save_every)
+            yield from self._advance(training, "unet", name, module, leg.image_size)
         module.to("cpu")
 
+    def _training(
+        self, route: Route, recipe: LoopRecipe, home: Path, identity: Mapping[str, Any]
+    ) -> Training:
+        pieces = self.job.execution.micro_batch
+        return Training(route, recipe, home, identity, self.accelerator, micro_batch=pieces)
+
     def _advance(
-        self,
-        training: Training,
-        player: str,
-        name: str,
-        module: nn.Module,
-        max_steps: int | None,
-        save_every: int,
+        self, training: Training, player: str, name: str, module: nn.Module, size: int | None = None
     ) -> Iterator[Progress]:
-        """Run one training to its end and leave `module` with the moving average, also on disk."""
-        steps = min(training.recipe.steps, max_steps or training.recipe.steps)
+        """Run one training to its end and leave `module` with the moving average, also on disk.
+
+        `size`: of sample grids; none are made when None.
+        """
+        save_every = self.job.execution.save_every
+        steps = min(training.recipe.steps, self.job.execution.max_steps or training.recipe.steps)
         for record in training.run(save_every, until=steps):
             yield Progress(name, steps, record)
-            if self.on_samples and player == "unet" and record.step % save_every == 0:
+            due = record.step % save_every == 0 and self.accelerator.is_main_process
+            if self.job.on_samples and size and due:
                 with training.swapped(player):
-                    self.on_samples(name, record.step, self._as_checkpoint())
+                    self.job.on_samples(name, record.step, size, self._as_checkpoint())
         averaged = {
             key: value.detach().cpu().contiguous() for key, value in training.averaged(player).items()
         }

@@ -67,7 +67,7 @@ def cache(
             _encode_copy(films, size, encode, recipe, copy, batch_size) for copy in range(recipe.copies)
         ]
         partial = path.with_suffix(".partial")
-        save_file({"latents": torch.stack(copies, 1)}, partial)
+        save_file({"latents": torch.stack(copies, 1).contiguous()}, partial)
         os.replace(partial, path)
     with safe_open(path, "pt") as stored:
         return stored.get_tensor("latents")

@@ -4,14 +4,17 @@ A route names its players (a module with its own optimizer: the U-Net; or an aut
 discriminator) and gives, for each, the loss of a batch. A batch is a function of (seed, step) alone, so a run
 that was killed and started again sees what it would have seen: the losses are those of an uninterrupted run.
 
-Master weights, moments and the moving average are float32 in `FOLDER/state.safetensors`.
+Master weights, moments and the moving average are float32 in `FOLDER/state.safetensors`. The recipe's batch is
+that of all processes together; `micro_batch` cuts each process's share into pieces whose gradients add up to
+that of the whole, so neither processes nor memory change what is learnt beyond rounding.
 """
 
 import json
 import math
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,7 +26,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from synthaug.errors import OutputFolderError, TrainingDivergedError
+from synthaug.errors import DiskFullError, OutputFolderError, TrainingDivergedError, UserError
 from synthaug.recipes import Recipe, differences
 
 STATE = "state.safetensors"
@@ -80,10 +83,14 @@ class Training:
         folder: where the state lives; a state found there is resumed.
         identity: what must be equal for a resume (recipe, data digest); a difference is an error that names it.
         accelerator: device, precision and processes.
+        rates: start of a parameter's name -> its share of the learning rate; 1 where nothing fits.
+        micro_batch: films at once on a device; all of a process's share when None.
 
     Raises:
         OutputFolderError: the folder holds the state of another run.
         TrainingDivergedError: a loss is not finite; the last saved state is kept.
+        DiskFullError: the disk has no room for the state; said before the first step.
+        UserError: more processes than the batch has films for.
     """
 
     def __init__(
@@ -93,16 +100,21 @@ class Training:
         folder: Path,
         identity: Mapping[str, Any],
         accelerator: Accelerator,
+        rates: Mapping[str, float] | None = None,
+        micro_batch: int | None = None,
     ):
         self.route, self.recipe, self.folder, self.identity = route, recipe, folder, dict(identity)
-        self.accelerator = accelerator
+        self.accelerator, self.micro_batch = accelerator, micro_batch
+        _check_processes(recipe.batch_size, accelerator.num_processes)
         self.optimizers: dict[str, Any] = {}
         self.averages: dict[str, list[Tensor]] = {}
         self.step = 0
         for name, module in route.players.items():
             trainable = [p for p in module.parameters() if p.requires_grad]
+            if accelerator.device.type == "cuda":
+                module.to(memory_format=torch.channels_last)
             optimizer = torch.optim.AdamW(
-                trainable,
+                _groups(module, rates or {}),
                 lr=recipe.learning_rate,
                 betas=recipe.betas,
                 weight_decay=recipe.weight_decay,
@@ -117,35 +129,76 @@ class Training:
         """Train to the end of the recipe, or to step `until`, saving every `save_every` steps and at the end."""
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         end = min(self.recipe.steps, self.recipe.steps if until is None else until)
+        if self.step < end and self.accelerator.is_main_process:
+            self.check_space()
         while self.step < end:
             rate = self.recipe.learning_rate * self.recipe.rate(self.step)
-            batch = self.route.batch(self.step, rank, world)
+            pieces = list(_pieces(self.route.batch(self.step, rank, world), self.micro_batch))
             figures: dict[str, float] = {}
-            for name, module in self.route.players.items():
-                optimizer = self.optimizers[name]
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
-                outcome = self.route.loss(name, batch, self.step)
-                if outcome is None:
-                    continue
-                loss, more = outcome
-                optimizer.zero_grad(set_to_none=True)
-                self.accelerator.backward(loss)
-                norm = self.accelerator.clip_grad_norm_(module.parameters(), self.recipe.clip)
-                if not (torch.isfinite(loss) and torch.isfinite(norm)):
-                    raise TrainingDivergedError(
-                        f"the loss of {name} is not finite at step {self.step}; the last good state is in "
-                        f"{self.folder / STATE}; lower learning_rate and run the same command again"
-                    )
-                optimizer.step()
-                self._average(name)
-                figures |= {
-                    f"{name}/{key}": float(value.detach()) for key, value in {"loss": loss, **more}.items()
-                }
+            for name in self.route.players:
+                for group in self.optimizers[name].param_groups:
+                    group["lr"] = rate * group["scale"]
+                figures |= self._learn(name, pieces)
             self.step += 1
             if self.step % save_every == 0 or self.step == end:
                 self.save()
             yield StepRecord(self.step, figures, rate)
+
+    def _learn(self, name: str, pieces: Sequence[Any]) -> dict[str, float]:
+        """One step of one player; figures of this process, but the loss is that of the whole batch."""
+        accelerator, module, optimizer = self.accelerator, self.route.players[name], self.optimizers[name]
+        optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=accelerator.device)
+        seen: dict[str, list[Tensor]] = {}
+        for number, piece in enumerate(pieces, 1):
+            # Losses are means over their films: weighted so, the pieces of all processes add up to the mean of all.
+            weight = _length(piece) / self.recipe.batch_size
+            with nullcontext() if number == len(pieces) else accelerator.no_sync(module):
+                outcome = self.route.loss(name, piece, self.step)
+                if outcome is None:
+                    return {}
+                loss, more = outcome
+                accelerator.backward(loss * (weight * accelerator.num_processes))
+            total = total + loss.detach().float() * weight
+            for key, value in more.items():
+                seen.setdefault(key, []).append(value.detach().float())
+        if accelerator.num_processes > 1:
+            total = accelerator.reduce(total, "sum")
+        norm = accelerator.clip_grad_norm_(module.parameters(), self.recipe.clip)
+        if not (torch.isfinite(total) and torch.isfinite(norm)):
+            raise TrainingDivergedError(
+                f"the loss of {name} is not finite at step {self.step}; the last good state is in "
+                f"{self.folder / STATE}; lower learning_rate and run the same command again"
+            )
+        optimizer.step()
+        self._average(name)
+        figures = {"loss": total, **{key: torch.stack(values).mean() for key, values in seen.items()}}
+        return {f"{name}/{key}": float(value) for key, value in figures.items()}
+
+    def state_bytes(self) -> int:
+        """Size of the saved state: weights, moving average and two moments in float32, and the buffers."""
+        size = 0
+        for module in self.route.players.values():
+            module = self.accelerator.unwrap_model(module)
+            size += sum(16 * p.numel() for _, p in _trainable(module))
+            size += sum(b.numel() * b.element_size() for b in module.buffers())
+        return size
+
+    def check_space(self) -> None:
+        """Refuse to start what could not be saved: the old state stays until the new one is written beside it.
+
+        Raises:
+            DiskFullError: the disk has less room than that.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        stored = self.folder / STATE
+        needed = 2 * self.state_bytes() - (stored.stat().st_size if stored.exists() else 0)
+        free = shutil.disk_usage(self.folder).free
+        if needed > free:
+            raise DiskFullError(
+                f"{self.folder}: the training state needs {needed / 1e9:.2f} GB, found {free / 1e9:.2f} GB free; "
+                "free some and run the same command again, or choose another --out"
+            )
 
     def averaged(self, player: str) -> dict[str, Tensor]:
         """The moving average of a player's trainable parameters, by name."""
@@ -204,7 +257,10 @@ class Training:
                     average.copy_(state.get_tensor(f"{player}/average/{name}"))
                     for key in ("step", "exp_avg", "exp_avg_sq"):
                         if (stored := f"{player}/{key}/{name}") in keys:
-                            optimizer.state[p][key] = state.get_tensor(stored)
+                            value = state.get_tensor(stored)
+                            # Fused AdamW walks weights and moments side by side: equal strides, not only shapes.
+                            like = torch.empty_like(p) if value.shape == p.shape else torch.empty_like(value)
+                            optimizer.state[p][key] = like.copy_(value)
                 for name, value in module.named_buffers():
                     if (stored := f"{player}/buffer/{name}") in keys:
                         value.copy_(state.get_tensor(stored))
@@ -215,6 +271,37 @@ class Training:
         module = self.accelerator.unwrap_model(self.route.players[player])
         weights = [p.detach() for _, p in _trainable(module)]
         torch._foreach_lerp_(self.averages[player], weights, 1 - decay)
+
+
+def _groups(module: nn.Module, rates: Mapping[str, float]) -> list[dict[str, Any]]:
+    """The trainable parameters by their share of the learning rate; the longest fitting start of a name decides."""
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, p in _trainable(module):
+        fitting = [start for start in rates if name.startswith(start)]
+        groups.setdefault(rates[max(fitting, key=len)] if fitting else 1.0, []).append(p)
+    return [{"params": members, "scale": scale} for scale, members in groups.items()]
+
+
+def _check_processes(batch_size: int, world: int) -> None:
+    if (world - 1) * math.ceil(batch_size / world) >= batch_size:
+        raise UserError(
+            f"batch_size {batch_size} leaves some of {world} processes without a film; "
+            f"give --set training.batch_size={world * math.ceil(batch_size / world)} or start fewer processes"
+        )
+
+
+def _length(batch: Any) -> int:
+    return len(batch[0] if isinstance(batch, tuple) else batch)
+
+
+def _pieces(batch: Any, size: int | None) -> Iterator[Any]:
+    """A batch, a tensor or a named tuple of tensors, cut into pieces of at most `size` films."""
+    if size is None or _length(batch) <= size:
+        yield batch
+    elif isinstance(batch, tuple):
+        yield from (type(batch)(*parts) for parts in zip(*(part.split(size) for part in batch), strict=True))
+    else:
+        yield from batch.split(size)
 
 
 def _trainable(module: nn.Module) -> list[tuple[str, nn.Parameter]]:

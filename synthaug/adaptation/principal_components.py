@@ -40,7 +40,8 @@ class PrincipalComponents:
 
     def encode(self, pixels: Tensor) -> Tensor:
         """(B, 1, H, W) pixels in [-1, 1] -> (B, C, H/block, W/block) latents."""
-        return nn.functional.conv2d(pixels, self.filters[:, None], self.bias, stride=self.block)
+        filters, bias = self.filters[:, None].to(pixels.device), self.bias.to(pixels.device)
+        return nn.functional.conv2d(pixels, filters, bias, stride=self.block)
 
 
 def fit(

@@ -6,53 +6,150 @@ from typing import Annotated, Any, Literal
 from synthaug.cli import flags, terminal
 from synthaug.cli.opening import open_films
 from synthaug.cli.terminal import say
+from synthaug.errors import UserError
 
 
 def adapt(
     *,
-    recipe: flags.Recipe,
-    data: flags.Data,
-    out: Path,
+    recipe: flags.Recipe | None = None,
+    model: str | None = None,
+    data: Annotated[list[Path] | None, flags.Many] = None,
+    out: Path | None = None,
     split: flags.Split = None,
     splits_file: flags.SplitsFile = "nih-sample",
+    captions: Path | None = None,
+    mend_captions: Annotated[bool, flags.Switch] = False,
+    text_encoder: str | None = None,
+    patient_key: Path | None = None,
+    study: Annotated[bool, flags.Switch] = False,
+    compare: Annotated[list[Path] | None, flags.Many] = None,
     part: Literal["autoencoder", "unet"] | None = None,
     max_steps: int | None = None,
     save_every: int = 500,
     log_with: str | None = None,
     device: flags.Device = "auto",
+    precision: Literal["float32", "bfloat16"] | None = None,
+    micro_batch: int | None = None,
+    checkpointing: Annotated[bool, flags.Switch] = False,
     compile: Annotated[bool, flags.Switch] = False,
     overrides: flags.Overrides = None,
     skip_bad: flags.SkipBad = False,
 ) -> None:
-    """Train a checkpoint on real films; the same command resumes.
+    """Train a checkpoint or an adapter on real films; the same command resumes.
 
     Parameters
     ----------
+    model
+        What is adapted: "embedded" (the default), a checkpoint or adapter folder, or a hub id.
+    data
+        Folders of real films.
     out
-        The checkpoint's folder; the training state is kept in OUT/training.
+        Folder of the result; the training state is kept in OUT/training. With --compare, a PNG of the losses.
+    captions
+        A CSV with the columns image and text: films are captioned by their texts, several lines a film allowed.
+    mend_captions
+        Drop comparisons with earlier films, dates and blanks from the texts of --captions.
+    text_encoder
+        For the route text_projection: folder or hub id of a Hugging Face text encoder.
+    patient_key
+        File with a secret key; hashes of the training patients under it go beside the result. Made if missing.
+    study
+        For the route vae: measure what the base's autoencoder keeps of the films, and train nothing.
+    compare
+        Folders of earlier runs: print them side by side, and train nothing.
     part
-        Train this part alone, beside another process that trains the other.
+        Of from_scratch: train this part alone, beside another process that trains the other.
     max_steps
         Cut every training short, for a trial.
     save_every
-        Steps between saved states and sample grids.
+        Steps between saved states, sample grids and validation.
     log_with
         tensorboard or wandb.
+    precision
+        By default bfloat16 where the hardware multiplies it; master weights are float32 in any case.
+    micro_batch
+        Films at once on a device; gradients add up to those of the recipe's batch.
+    checkpointing
+        Compute activations of the U-Net again instead of keeping them: less memory, more time.
     compile
         Compile the networks; pays after some hundred steps.
     """
+    if compare:
+        _compare(compare, out)
+        return
+    missing = [f"--{name}" for name, value in (("recipe", recipe), ("data", data)) if not value]
+    missing += [] if out or study else ["--out"]
+    if missing or recipe is None or data is None:
+        raise UserError(f"adapt: {' and '.join(missing)} missing; see `synthaug adapt --help`")
     from synthaug.adaptation.adapt import adapt as run
-    from synthaug.adaptation.from_scratch import FromScratchRecipe
+    from synthaug.adaptation.route import Execution
+    from synthaug.adaptation.routes import load_recipe
     from synthaug.recipes import parse_overrides
 
-    wanted = FromScratchRecipe.load(recipe, parse_overrides(overrides or []))
+    wanted = load_recipe(recipe, parse_overrides(overrides or []))
     films = open_films(data, split, splits_file, skip_bad)
-    how: dict[str, Any] = {"cpu": device == "cpu", "compiled": compile, "log_with": log_with}
+    if study:
+        _study(wanted, films, model or "embedded", device, out)
+        return
+    if out is None:
+        raise UserError("adapt: --out missing; see `synthaug adapt --help`")
+    execution = Execution(
+        device=device,
+        precision=precision,
+        compiled=compile,
+        micro_batch=micro_batch,
+        checkpointing=checkpointing,
+        save_every=save_every,
+        max_steps=max_steps,
+        part=part,
+    )
+    how: dict[str, Any] = {"model": model, "text_encoder": text_encoder, "patient_key": patient_key}
+    how |= {"captions": _texts(captions, films, mend_captions), "execution": execution, "log_with": log_with}
     with terminal.bar("adapt", "steps") as advance:
-        for progress in run(wanted, films, out, part=part, max_steps=max_steps, save_every=save_every, **how):
+        for progress in run(wanted, films, out, **how):
             figures = " ".join(
                 f"{key.split('/')[-1]} {value:.4f}" for key, value in progress.record.figures.items()
             )
             advance(progress.record.step, progress.steps, f"{progress.part} {figures}")
     use = "" if part else f"; `synthaug generate --model {out} --label {wanted.findings[-1]}` draws from it"
     say(f"{out}: done{use}")
+
+
+def _compare(runs: list[Path], out: Path | None) -> None:
+    from synthaug.adaptation import runs as room
+
+    say(room.compare(runs))
+    if out is not None:
+        room.draw(runs, out)
+        say(f"{out}: written")
+
+
+def _study(recipe: Any, films: list[Any], model: str, device: str, out: Path | None) -> None:
+    from synthaug.adaptation.reconstruction import study, table
+    from synthaug.evaluation.spectrum import band_ratios, power
+
+    if recipe.route != "vae":
+        raise UserError(f"--study: belongs to the route vae, found a recipe of route {recipe.route}")
+
+    def bands(ours: Any, theirs: Any) -> dict[str, float]:
+        return {f"power {band}": value for band, value in band_ratios(power(ours), power(theirs)).items()}
+
+    with terminal.bar("study") as advance:
+        rows = study(recipe, films, model, device, bands, advance)
+    say(table(rows))
+    if out is not None:
+        from synthaug.adaptation.reconstruction import write
+
+        say(f"{write(out, rows, model)}: written")
+
+
+def _texts(table: Path | None, films: list[Any], mend: bool) -> dict[str, list[str]]:
+    if table is None:
+        if mend:
+            raise UserError("--mend-captions: there are no texts to mend; give --captions")
+        return {}
+    from synthaug.adaptation.caption_table import read_captions
+
+    read = read_captions(table, [key for part in films for key in part.keys], mend)
+    say(read.summary())
+    return read.texts

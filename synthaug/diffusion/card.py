@@ -34,6 +34,7 @@ class CheckpointCard(BaseModel):
         negative_prompt, guidance_scale, num_inference_steps, scheduler: defaults of sampling.
         guidance_interval: steps with guidance, as [from, to) in fractions of the steps; 0 is the noisy end.
         attribution: whose data and weights went in, with licences.
+        tokens: words of a prompt -> learnt token that is read in their place.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
@@ -51,6 +52,7 @@ class CheckpointCard(BaseModel):
     num_inference_steps: int = Field(default=20, gt=0)
     scheduler: str = "dpmsolver++"
     attribution: str = ""
+    tokens: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _interval_in_order(self) -> Self:
@@ -60,8 +62,9 @@ class CheckpointCard(BaseModel):
         return self
 
     def to_json(self) -> dict[str, Any]:
-        """The card as plain JSON values."""
-        return self.model_dump(mode="json", by_alias=True)
+        """The card as plain JSON values; without `tokens` where none were learnt."""
+        values = self.model_dump(mode="json", by_alias=True)
+        return values if self.tokens else {key: value for key, value in values.items() if key != "tokens"}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any], where: Path | str) -> Self:

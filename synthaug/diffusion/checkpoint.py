@@ -8,27 +8,32 @@ Weights are fp16 safetensors in shards of at most 15 MB. Latents' channels, scal
 
 import copy
 import json
+import re
 import shutil
 import warnings
 from dataclasses import dataclass, field, replace
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any, Self
 
 import diffusers
 import torch
 
+from synthaug.diffusion import adapters
 from synthaug.diffusion.card import CARD, CheckpointCard
 from synthaug.diffusion.components import (
     INDEX,
-    STEMS,
     check_index,
     identity,
     load_model,
+    load_text_encoder,
     load_tokenizer,
     quiet,
     read_json,
 )
 from synthaug.diffusion.device import choose_device, choose_dtype
+from synthaug.diffusion.projected_text_encoder import ProjectedTextEncoder
+from synthaug.diffusion.schedule import make_scheduler
 from synthaug.diffusion.sources import locate
 from synthaug.errors import CheckpointError
 from synthaug.findings import FINDINGS
@@ -96,6 +101,21 @@ class Checkpoint:
         """Pixels per latent, along one side."""
         return 2 ** (len(self.vae.config.block_out_channels) - 1)
 
+    def spell(self, text: str) -> str:
+        """The text with learnt tokens in the place of the words that they stand for, each written out in full.
+
+        `<x>` of three vectors reads `<x> <x>_1 <x>_2`, as in diffusers' `maybe_convert_prompt`.
+        """
+        words = sorted(self.card.tokens, key=len, reverse=True)
+        if words:
+            any_word = "|".join(rf"(?<![\w<]){re.escape(word)}(?![\w>])" for word in words)
+            text = re.sub(any_word, lambda match: self.card.tokens[match[0]], text)
+        known = self.tokenizer.get_added_vocab()
+        for token in dict.fromkeys(self.card.tokens.values()):
+            more = (f"{token}_{i}" for i in count(1))
+            text = text.replace(token, " ".join([token, *takewhile(lambda name: name in known, more)]))
+        return text
+
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Move or convert the three models in place, as `torch.nn.Module.to` does."""
         for model in (self.unet, self.vae, self.text_encoder):
@@ -123,7 +143,7 @@ class Checkpoint:
 def load_checkpoint(
     model: str | Path = "embedded", device: str = "auto", dtype: str | None = None
 ) -> Checkpoint:
-    """Load "embedded", a folder or a hub id.
+    """Load "embedded", a folder, a hub id, or an adapter's folder together with its base.
 
     A folder without `synthaug.json` is taken as one that knows every finding, with a warning.
 
@@ -137,15 +157,39 @@ def load_checkpoint(
     place = choose_device(device)
     precision = choose_dtype(place, dtype)
     folder, name = locate(model)
+    if adapters.is_adapter(folder):
+        with quiet():
+            checkpoint = _load_adapter(folder, name).to(dtype=precision)
+    else:
+        checkpoint = _load_folder(folder, name, precision)
+    return checkpoint.to(place, memory_format=torch.channels_last)
+
+
+def _load_adapter(folder: Path, name: str) -> Checkpoint:
+    """The base with the adapter worked into it, float32 on the CPU."""
+    card, files = adapters.read_card(folder), adapters.weights(folder)
+    where = adapters.base_of(folder, card.base.name if card.base else "")
+    base = load_checkpoint(where, "cpu", "float32")
+    adapters.check_base(folder, card.base.sha256 if card.base else "", base.sha256, where)
+    tokens = [path for path in files if path.name != adapters.LORA]
+    for path in files:
+        if path not in tokens:
+            adapters.fuse_lora(path, {"unet": base.unet, "text_encoder": base.text_encoder})
+    adapters.add_tokens(tokens, base.tokenizer, base.text_encoder)
+    return replace(base, card=card, name=name, sha256=adapters.identity(base.sha256, files), embeddings={})
+
+
+def _load_folder(folder: Path, name: str, precision: torch.dtype) -> Checkpoint:
     index = check_index(folder)
-    unet, vae, text_encoder = (load_model(folder, component, precision) for component in STEMS)
+    unet, vae = (load_model(folder, component, precision) for component in ("unet", "vae"))
+    text_encoder = load_text_encoder(folder, index["text_encoder"], precision)
     scheduler_config = read_json(folder / "scheduler" / "scheduler_config.json")
     scheduler_config["_class_name"] = index["scheduler"]
     checkpoint = Checkpoint(
         unet=unet,
         vae=vae,
         text_encoder=text_encoder,
-        tokenizer=load_tokenizer(folder),
+        tokenizer=load_tokenizer(folder, index["text_encoder"]),
         scheduler_config=scheduler_config,
         card=_foreign_card(unet, vae),
         name=name,
@@ -153,15 +197,12 @@ def load_checkpoint(
     )
     _check_fit(checkpoint, folder)
     if (folder / CARD).exists():
-        checkpoint = replace(
-            checkpoint, card=CheckpointCard.from_json(read_json(folder / CARD), folder / CARD)
-        )
-    else:
-        warnings.warn(
-            f"{name}: has no {CARD}, so nobody knows which findings it can draw; any finding is accepted",
-            stacklevel=2,
-        )
-    return checkpoint.to(place, memory_format=torch.channels_last)
+        return replace(checkpoint, card=CheckpointCard.from_json(read_json(folder / CARD), folder / CARD))
+    warnings.warn(
+        f"{name}: has no {CARD}, so nobody knows which findings it can draw; any finding is accepted",
+        stacklevel=3,
+    )
+    return checkpoint
 
 
 def _check_fit(checkpoint: Checkpoint, folder: Path) -> None:
@@ -248,10 +289,12 @@ def save_checkpoint(
         "_diffusers_version": diffusers.__version__,
     }
     index |= {component: ["diffusers", type(models[component]).__name__] for component in ("unet", "vae")}
-    index |= {
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-    }
+    if isinstance(text_encoder, ProjectedTextEncoder):
+        index |= {"text_encoder": ["synthaug", "ProjectedTextEncoder"]}
+        index |= {"tokenizer": ["transformers", "AutoTokenizer"]}
+    else:
+        index |= {"text_encoder": ["transformers", "CLIPTextModel"]}
+        index |= {"tokenizer": ["transformers", "CLIPTokenizer"]}
     index |= {"scheduler": ["diffusers", type(scheduler).__name__], "requires_safety_checker": False}
     index |= {
         "safety_checker": [None, None],
@@ -261,6 +304,23 @@ def save_checkpoint(
     atomic_write(folder / CARD, _json(card.to_json()))
     atomic_write(folder / INDEX, _json(index))
     return folder
+
+
+def save_as_saved(folder: str | Path, checkpoint: Checkpoint) -> Path:
+    """Write a loaded checkpoint, with the schedule and the card that it holds.
+
+    Raises:
+        CheckpointError: a weight is not finite in fp16.
+    """
+    return save_checkpoint(
+        folder,
+        checkpoint.unet,
+        checkpoint.vae,
+        checkpoint.text_encoder,
+        checkpoint.tokenizer,
+        make_scheduler(checkpoint.scheduler_config),
+        checkpoint.card,
+    )
 
 
 def _json(values: dict[str, Any]) -> bytes:

@@ -11,9 +11,16 @@ import diffusers
 import torch
 import transformers
 
+from synthaug.diffusion.projected_text_encoder import ProjectedTextEncoder
 from synthaug.errors import CheckpointError
 
 INDEX = "model_index.json"
+SUPPORTED = "Stable Diffusion 1.x and 2.x (StableDiffusionPipeline: UNet2DConditionModel, AutoencoderKL, CLIPTextModel)"
+# The second form of text encoder is this package's own; `text_projection` writes it.
+PROJECTED = {
+    "text_encoder": ["synthaug", "ProjectedTextEncoder"],
+    "tokenizer": ["transformers", "AutoTokenizer"],
+}
 CLASSES = {
     "unet": ("diffusers", ("UNet2DConditionModel",)),
     "vae": ("diffusers", ("AutoencoderKL",)),
@@ -40,6 +47,7 @@ STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "t
 TOKENIZER_FILES = (
     "tokenizer.json",
     "vocab.json",
+    "vocab.txt",
     "merges.txt",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -80,7 +88,7 @@ def check_index(folder: Path) -> dict[str, str]:
     if index.get("_class_name") != "StableDiffusionPipeline":
         raise CheckpointError(
             f"{folder / INDEX}: _class_name is {index.get('_class_name')!r}, "
-            "expected 'StableDiffusionPipeline'"
+            f"expected 'StableDiffusionPipeline'; supported is {SUPPORTED}"
         )
     names = {}
     for component, (library, known) in CLASSES.items():
@@ -89,7 +97,9 @@ def check_index(folder: Path) -> dict[str, str]:
             raise CheckpointError(
                 f"{folder / INDEX}: names no {component}; a checkpoint has {', '.join(CLASSES)}"
             )
-        if entry[0] != library or entry[1] not in known:
+        if entry == PROJECTED.get(component):
+            pass
+        elif entry[0] != library or entry[1] not in known:
             raise CheckpointError(
                 f"{folder / INDEX}: {component} is {entry[0]}.{entry[1]}, "
                 f"expected {library}.{' or '.join(known)}; "
@@ -175,9 +185,40 @@ def load_model(folder: Path, component: str, dtype: torch.dtype) -> torch.nn.Mod
     return model.eval().requires_grad_(False)
 
 
-def load_tokenizer(folder: Path) -> Any:
-    """The CLIP tokenizer of a folder."""
+def load_text_encoder(folder: Path, kind: str, dtype: torch.dtype) -> torch.nn.Module:
+    """The text encoder of the class that the index names: CLIP's, or another one behind a projection.
+
+    Raises:
+        CheckpointError: as in `load_model`.
+    """
+    if kind != "ProjectedTextEncoder":
+        return load_model(folder, "text_encoder", dtype)
+    weight_files(folder, "text_encoder")
+    try:
+        with quiet():
+            model, report = ProjectedTextEncoder.from_pretrained(
+                folder / "text_encoder",
+                dtype=dtype,
+                local_files_only=True,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
+    except Exception as error:  # transformers and safetensors raise each their own
+        raise CheckpointError(
+            f"{folder / 'text_encoder'}: cannot be read: {str(error).strip().splitlines()[0]}"
+        ) from error
+    if missing := sorted(report["missing_keys"]):
+        raise CheckpointError(
+            f"{folder / 'text_encoder'}: {len(missing)} weights are missing, the first is {missing[0]}"
+        )
+    return model.to(dtype).eval().requires_grad_(False)
+
+
+def load_tokenizer(folder: Path, encoder: str = "CLIPTextModel") -> Any:
+    """The tokenizer of a folder: CLIP's, or that of a projected text encoder."""
     home = folder / "tokenizer"
+    if encoder == "ProjectedTextEncoder":
+        return any_tokenizer(home)
     if not (home / "tokenizer.json").exists() and not (
         (home / "vocab.json").exists() and (home / "merges.txt").exists()
     ):
@@ -189,6 +230,23 @@ def load_tokenizer(folder: Path) -> Any:
             return transformers.CLIPTokenizer.from_pretrained(home, local_files_only=True)
     except Exception as error:
         raise CheckpointError(f"{home}: cannot be read: {str(error).strip().splitlines()[0]}") from error
+
+
+def any_tokenizer(home: Path) -> Any:
+    """The tokenizer in a folder, of any class that transformers itself knows.
+
+    Raises:
+        CheckpointError: there is none, or it asks for code of its own.
+    """
+    try:
+        with quiet():
+            return transformers.AutoTokenizer.from_pretrained(
+                home, local_files_only=True, trust_remote_code=False
+            )
+    except Exception as error:
+        raise CheckpointError(
+            f"{home}: no tokenizer can be read: {str(error).strip().splitlines()[0]}"
+        ) from error
 
 
 def identity(folder: Path) -> str:

@@ -154,9 +154,10 @@ def embed(checkpoint: Checkpoint, prompts: Sequence[str]) -> torch.Tensor:
 def _encode(checkpoint: Checkpoint, prompt: str) -> torch.Tensor:
     tokenizer, encoder = checkpoint.tokenizer, checkpoint.text_encoder
     length = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
-    if len(tokenizer(prompt).input_ids) > length:
+    text = checkpoint.spell(prompt)
+    if len(tokenizer(text).input_ids) > length:
         warnings.warn(f"the prompt is longer than {length} tokens and is cut there: {prompt!r}", stacklevel=5)
-    tokens = tokenizer(prompt, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+    tokens = tokenizer(text, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
     masked = getattr(encoder.config, "use_attention_mask", False)
     mask = tokens.attention_mask.to(checkpoint.device) if masked else None
     return encoder(tokens.input_ids.to(checkpoint.device), attention_mask=mask)[0]

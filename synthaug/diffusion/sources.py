@@ -65,6 +65,27 @@ def download(repository: str) -> Path:
     return folder
 
 
+def download_text_encoder(repository: str) -> Path:
+    """A text encoder and its tokenizer from the hub's cache or the network.
+
+    Raises:
+        CheckpointError: no network, no such repository, or a licence that was not accepted.
+    """
+    from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalEntryNotFoundError
+
+    wanted = ["config.json", "*.safetensors", "model.safetensors.index.json", "vocab.*", "merges.txt"]
+    wanted += ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"]
+    try:
+        folder = Path(snapshot_download(repository, allow_patterns=wanted))
+        if not any(folder.glob("*.safetensors")):
+            hf_hub_download(repository, "pytorch_model.bin")
+    except (HfHubHTTPError, LocalEntryNotFoundError, HTTPError, OSError) as error:
+        message = _refused(repository, _status(error))
+        raise CheckpointError(message.replace("--model", "--text-encoder", 1)) from error
+    return folder
+
+
 def _status(error: BaseException | None) -> int | None:
     """The hub's HTTP status, if it was reached: of the error or of what caused it."""
     while error is not None:

@@ -1,0 +1,155 @@
+"""What every route of adaptation has in common: the shape of its recipe, of its run, and how it is executed.
+
+A route is a name, a recipe class and a run class; `synthaug.adaptation.routes` lists them. A run is made from a
+`Job` and advanced by iterating `advance()`, which yields `Progress`, writes the result into `job.out` and keeps
+its state in `job.out/training`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from pydantic import Field, field_validator
+
+from synthaug.adaptation.films import Films
+from synthaug.adaptation.loop import StepRecord
+from synthaug.datasets.base import Radiographs
+from synthaug.diffusion.checkpoint import Checkpoint
+from synthaug.diffusion.device import choose_device, choose_dtype, dtype_name
+from synthaug.errors import UserError
+from synthaug.findings import canonical
+from synthaug.recipes import Recipe
+
+PRECISIONS = {"float32": "no", "bfloat16": "bf16"}
+
+
+class SamplingDefaults(Recipe):
+    """What `generate` does when it is not told otherwise; written into the checkpoint's card."""
+
+    guidance_scale: float = Field(default=3.0, ge=1)
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    num_inference_steps: int = Field(default=20, gt=0)
+
+
+class RouteRecipe(Recipe):
+    """Everything that decides the weights, films and base aside."""
+
+    route: str
+    findings: tuple[str, ...] = ("no_finding", "pleural_effusion")
+    views: tuple[str, ...] = ("PA", "AP")
+    minimum_age: int = Field(default=18, ge=0)
+    attribution: str = ""
+
+    @field_validator("findings")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(canonical(name) for name in names)
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a run is executed; nothing here is part of the recipe.
+
+    Attributes:
+        device: "auto", "cpu", "cuda" or "mps".
+        precision: "float32" or "bfloat16" (autocast; master weights stay float32); None takes bfloat16 where
+            the hardware multiplies it.
+        compiled: compile the networks; pays after some hundred steps.
+        micro_batch: films at once on a device; gradients add up to those of the whole batch.
+        checkpointing: compute activations again in the backward pass instead of keeping them.
+        save_every: steps between saved states, sample grids and validation.
+        max_steps: cut every training short, for a trial.
+        part: of `from_scratch`: "autoencoder" or "unet" alone.
+    """
+
+    device: str = "auto"
+    precision: str | None = None
+    compiled: bool = False
+    micro_batch: int | None = None
+    checkpointing: bool = False
+    save_every: int = 500
+    max_steps: int | None = None
+    part: str | None = None
+
+    def accelerator(self, **options: Any) -> Accelerator:
+        """The processes and the device as accelerate sees them.
+
+        Raises:
+            UserError: no such device here, or an unknown precision.
+        """
+        place = choose_device(self.device)
+        precision = self.precision
+        if precision is None:
+            found = dtype_name(choose_dtype(place))
+            precision = found if found in PRECISIONS else "float32"
+        if precision not in PRECISIONS:
+            raise UserError(f"--precision {precision}: expected {' or '.join(PRECISIONS)}")
+        for name in ("micro_batch", "save_every", "max_steps"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise UserError(f"--{name.replace('_', '-')} {value}: expected 1 or more")
+        # Accelerate keeps its settings for the whole process and refuses others; the process group stays.
+        AcceleratorState._reset_state()
+        return Accelerator(cpu=place.type == "cpu", mixed_precision=PRECISIONS[precision], **options)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One step of one part: "autoencoder", "unet 1/2", ..."""
+
+    part: str
+    steps: int
+    record: StepRecord
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a run is made from.
+
+    Attributes:
+        data: real radiographs.
+        out: folder of the result.
+        base: what is adapted, float32, on the CPU; None where a route starts from nothing.
+        model: how the user named the base.
+        text_encoder: folder or hub id of a text encoder, for `text_projection`.
+        captions: key of a film -> texts that describe it.
+        on_films: called with (films decoded, films in all).
+        on_samples: called with (part, step, image size, checkpoint so far) for sample grids.
+    """
+
+    recipe: Any
+    data: Sequence[Radiographs]
+    out: Path
+    accelerator: Accelerator
+    execution: Execution = Execution()
+    base: Checkpoint | None = None
+    model: str = "embedded"
+    text_encoder: str | None = None
+    captions: dict[str, list[str]] = field(default_factory=dict)
+    on_films: Callable[[int, int], None] | None = None
+    on_samples: Callable[[str, int, int, Checkpoint], None] | None = None
+
+
+class Run(ABC):
+    """One run of a route; `films` are held from the start."""
+
+    films: Films
+
+    def __init__(self, job: Job):
+        self.job = job
+        self.state = job.out / "training"
+
+    @abstractmethod
+    def advance(self) -> Iterator[Progress]:
+        """Train what is not finished and write the result."""
+
+    @abstractmethod
+    def parameters(self) -> tuple[int, int]:
+        """Number of trained parameters, and of all."""
+
+    def facts(self) -> dict[str, Any]:
+        """What the model card tells beyond recipe and films."""
+        return {}
