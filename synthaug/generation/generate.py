@@ -12,6 +12,7 @@ whatever was interrupted: equal recipe and equal execution give equal bytes.
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ from synthaug.generation.execution import (
     running,
 )
 from synthaug.generation.folder import RECIPE, check_folder, finish, finished
+from synthaug.generation.gated import batches
+from synthaug.generation.gates import Judge, JudgeName, Rejection, check_judge, parse_gates
 from synthaug.generation.plan import KEY, GenerateRecipe, make_recipe
 from synthaug.generation.writing import ShardWriter
 from synthaug.record import Record
@@ -70,6 +73,8 @@ def generate(
     image_size: int | None = None,
     device: str = "auto",
     recipe: str | Path | GenerateRecipe | None = None,
+    gates: Sequence[str] = (),
+    judge: Judge | None = None,
     dry_run: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Path:
@@ -90,6 +95,9 @@ def generate(
         device: "auto", "cuda", "mps" or "cpu"; a resumed run stays on the one that it began on.
         recipe: several conditions in one run: a `GenerateRecipe`, its YAML file or the name of a packaged one;
             its plan stands in place of labels, prompt, view, age, sex and count; the other arguments override it.
+        gates: quality gates, none by default: "blank", "saturated", "duplicate", "label" (see
+            `synthaug.generation.gates`); what they reject is drawn again and logged in `rejected.jsonl`.
+        judge: the detector of the gate "label".
         dry_run: print the plan and write nothing.
         on_progress: called after each batch.
 
@@ -100,6 +108,7 @@ def generate(
         UserError: see its tree; nothing is written.
         OutputFolderError: the folder was made by another recipe, holds other files or is in use.
         DiskFullError, OutOfMemoryError: the finished shards are kept.
+        FailureError: the gates rejected every candidate of a film.
     """
     settings = {
         "seed": seed,
@@ -109,6 +118,7 @@ def generate(
         "guidance_scale": guidance_scale,
         "negative_prompt": negative_prompt,
         "image_size": image_size,
+        "gates": {"names": names} if (names := parse_gates(gates)) else None,
     }
     if batch_size is not None and batch_size < 1:
         raise UserError(f"--batch-size {batch_size}: expected 1 or more")
@@ -119,13 +129,14 @@ def generate(
             raise UserError("--recipe has its own plan; leave out --label, --prompt, --view, --age and --sex")
         intent = _overridden(recipe, settings)
     checkpoint = load_checkpoint(model, device)
-    resolved = intent.resolved(checkpoint)
+    resolved = _judged_by(intent.resolved(checkpoint), judge)
+    check_judge(resolved.gates, judge, [entry.labels for entry in resolved.plan])
     folder = Path(resolved.folder_name() if out is None else out)
     if dry_run:
         check_folder(folder, resolved)
         print(describe(resolved, folder))
         return folder
-    return run(resolved, checkpoint, folder, batch_size, on_progress)
+    return run(resolved, checkpoint, folder, batch_size, on_progress, judge)
 
 
 def describe(recipe: GenerateRecipe, folder: Path) -> str:
@@ -136,6 +147,11 @@ def describe(recipe: GenerateRecipe, folder: Path) -> str:
         f"{recipe.count} films of {recipe.image_size} px, {len(recipe.shards)} shards, about {size / 1e6:.1f} MB",
         f"steps {recipe.num_inference_steps}, guidance scale {recipe.guidance_scale:g}, {recipe.scheduler}",
         f"checkpoint {recipe.checkpoint.name if recipe.checkpoint else '?'}",
+        *(
+            [f"gates {', '.join(recipe.gates.names)}: what they reject is drawn again"]
+            if recipe.gates
+            else []
+        ),
         f"recipe {recipe.digest()}",
         f"into {folder}",
     ]
@@ -148,6 +164,7 @@ def run(
     folder: Path,
     batch_size: int | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    judge: Judge | None = None,
 ) -> Path:
     """Begin or resume a resolved recipe; see `generate`."""
     check_folder(folder, recipe)
@@ -171,7 +188,7 @@ def run(
         else:
             checkpoint = begun(execution, checkpoint, batch_size)
         with running(execution):
-            entries = _write_shards(recipe, checkpoint, settings, execution, folder, on_progress)
+            entries = _write_shards(recipe, checkpoint, settings, execution, folder, on_progress, judge)
         finish(recipe, checkpoint, execution, folder, entries)
     return folder
 
@@ -183,6 +200,7 @@ def _write_shards(
     execution: Execution,
     folder: Path,
     on_progress: Callable[[Progress], None] | None,
+    judge: Judge | None,
 ) -> list[ShardEntry]:
     kept = [existing_shard(folder, number) for number in range(len(recipe.shards))]
     kept = [
@@ -190,14 +208,19 @@ def _write_shards(
         for entry, indexes in zip(kept, recipe.shards, strict=True)
     ]
     done, drawn, start, entries = sum(entry.count for entry in kept if entry), 0, time.monotonic(), []
+
+    def draw(places: Sequence[int], noise: Sequence[int]) -> np.ndarray:
+        return _draw(recipe, checkpoint, settings, places, noise)
+
     for number, (indexes, entry) in enumerate(zip(recipe.shards, kept, strict=True)):
         if entry is not None:
             entries.append(entry)
             continue
-        with ShardWriter(folder, number, lambda part, films: _samples(recipe, part, films)) as writer:
-            for first in range(indexes.start, indexes.stop, execution.batch_size):
-                part = range(first, min(first + execution.batch_size, indexes.stop))
-                writer.put(part, _draw(recipe, checkpoint, settings, part))
+        rejected: dict[int, list[Rejection]] = {}
+        films = batches(recipe, indexes, execution.batch_size, draw, rejected, folder, entries, judge)
+        with ShardWriter(folder, number, partial(_samples, recipe, rejected)) as writer:
+            for part, block in films:
+                writer.put(part, block)
                 done, drawn = done + len(part), drawn + len(part)
                 speed = drawn / max(time.monotonic() - start, 1e-9)
                 if on_progress is not None:
@@ -206,12 +229,19 @@ def _write_shards(
     return entries
 
 
-def _draw(recipe: GenerateRecipe, checkpoint: Checkpoint, settings: Settings, indexes: range) -> np.ndarray:
+def _draw(
+    recipe: GenerateRecipe,
+    checkpoint: Checkpoint,
+    settings: Settings,
+    places: Sequence[int],
+    noise: Sequence[int],
+) -> np.ndarray:
+    """The films of these places, from these noise indexes."""
     try:
         return sample(
             checkpoint,
-            [entry.prompt or "" for entry in recipe.entries(indexes)],
-            [(recipe.seed, index) for index in indexes],
+            [entry.prompt or "" for entry in recipe.entries(places)],
+            [(recipe.seed, index) for index in noise],
             negative_prompts=recipe.negative_prompt or "",
             guidance_scale=settings.guidance_scale,
             guidance_interval=settings.guidance_interval,
@@ -223,18 +253,22 @@ def _draw(recipe: GenerateRecipe, checkpoint: Checkpoint, settings: Settings, in
         if not is_out_of_memory(error):
             raise
         raise OutOfMemoryError(
-            f"{checkpoint.device.type}: a batch of {len(indexes)} no longer fits in memory; free some and run "
+            f"{checkpoint.device.type}: a batch of {len(places)} no longer fits in memory; free some and run "
             f"the same command again, or delete {EXECUTION} in the output folder and give a smaller --batch-size"
         ) from error
 
 
 def _samples(
-    recipe: GenerateRecipe, indexes: range, films: np.ndarray
+    recipe: GenerateRecipe, rejected: Mapping[int, list[Rejection]], indexes: range, films: np.ndarray
 ) -> Iterator[tuple[Record, bytes, str]]:
     ending = images.extension(recipe.format)
     for index, entry, film in zip(indexes, recipe.entries(indexes), films[:, 0], strict=True):
         known = {name: float("nan") if value is None else value for name, value in entry.labels.items()}
         values = vocabulary.vector(known, recipe.findings)
+        measured: dict[str, Any] = quality(film)
+        if recipe.gates is not None:
+            measured["index"] = len(rejected.get(index, ())) * recipe.count + index
+            measured["rejected"] = [one.to_json() for one in rejected.get(index, ())]
         record = Record(
             key=KEY.format(index),
             labels=dict(zip(recipe.findings, values.tolist(), strict=True)),
@@ -251,11 +285,20 @@ def _samples(
                 "num_inference_steps": recipe.num_inference_steps,
                 "scheduler": recipe.scheduler,
                 "checkpoint": recipe.checkpoint.model_dump() if recipe.checkpoint else None,
-                "quality": quality(film),
+                "quality": measured,
                 "synthaug_version": __version__,
             },
         )
         yield record, images.encode(film, recipe.format), ending
+
+
+def _judged_by(recipe: GenerateRecipe, judge: Judge | None) -> GenerateRecipe:
+    """The recipe with the judge's name in it, where it has a label gate and no judge yet."""
+    gates = recipe.gates
+    if gates is None or judge is None or "label" not in gates.names or gates.judge is not None:
+        return recipe
+    named = gates.model_copy(update={"judge": JudgeName(name=judge.name, sha256=judge.sha256)})
+    return recipe.model_copy(update={"gates": named})
 
 
 def quality(film: np.ndarray) -> dict[str, float]:
