@@ -216,7 +216,9 @@ def test_duplicates_are_found_across_shards(
 
 def test_a_place_that_no_candidate_fills_is_named(tiny_checkpoint: Path, tmp_path: Path) -> None:
     never = Judge("never", "d" * 64, (EFFUSION,), lambda films: {EFFUSION: np.full(len(films), -1.0)})
-    with pytest.raises(FailureError, match=r"film 000000000: 20 candidates in a row were rejected .label 20.") as caught:
+    with pytest.raises(
+        FailureError, match=r"film 000000000: 20 candidates in a row were rejected .label 20."
+    ) as caught:
         draw(tiny_checkpoint, tmp_path / "out", judge=never, count=2)
     assert caught.value.exit_code == 1 and not (tmp_path / "out" / "manifest.json").exists()
 

@@ -41,6 +41,7 @@ from synthaug.shards import ShardEntry, atomic_write, existing_shard, lock
 
 # Bytes a pixel of a radiograph, encoded: for the estimate of a dry run.
 BYTES_PER_PIXEL = {"png": 0.6, "jpeg": 0.25, "webp": 0.25}
+BYTES_PER_RECORD = 2560
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +142,7 @@ def generate(
 
 def describe(recipe: GenerateRecipe, folder: Path) -> str:
     """What a run would do, in words; the recipe is a resolved one."""
-    size = recipe.count * ((recipe.image_size or 0) ** 2 * BYTES_PER_PIXEL[recipe.format] + 2560)
+    size = recipe.count * ((recipe.image_size or 0) ** 2 * BYTES_PER_PIXEL[recipe.format] + BYTES_PER_RECORD)
     lines = [f"{entry.count} films: {entry.prompt}" for entry in recipe.plan]
     lines += [
         f"{recipe.count} films of {recipe.image_size} px, {len(recipe.shards)} shards, about {size / 1e6:.1f} MB",
