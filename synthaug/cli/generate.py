@@ -1,9 +1,13 @@
 """`synthaug generate`."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 from synthaug.cli import flags, terminal
 from synthaug.cli.terminal import say
+
+if TYPE_CHECKING:
+    from synthaug.generation.gates import Judge
 
 
 def generate(
@@ -26,6 +30,8 @@ def generate(
     image_size: flags.ImageSize = None,
     device: flags.Device = "auto",
     recipe: flags.Recipe | None = None,
+    gate: Annotated[list[str] | None, flags.Many] = None,
+    detector: flags.DetectorSource = "embedded",
     dry_run: flags.DryRun = False,
 ) -> None:
     """Draw labelled radiographs into WebDataset shards; the same command resumes.
@@ -34,9 +40,13 @@ def generate(
     ----------
     out
         Output folder; by default ./<label>-<first 8 of the recipe's digest>.
+    gate
+        Quality gates, none by default: blank, saturated, duplicate, label. What they reject is drawn again and logged.
     """
+    from synthaug.generation.gates import parse_gates
     from synthaug.generation.generate import generate as run
 
+    gates = parse_gates(gate or [])
     with terminal.bar("generate") as advance:
         folder = run(
             label or [],
@@ -57,8 +67,34 @@ def generate(
             image_size=image_size,
             device=device,
             recipe=recipe,
+            gates=gates,
+            judge=_judge(detector, device) if "label" in gates or _label_gate_of(recipe) else None,
             dry_run=dry_run,
             on_progress=lambda p: advance(p.done, p.total, f"{p.images_per_second:.2f} films/s"),
         )
     if not dry_run:
         say(f"{folder}: done; preview.png shows it, `synthaug verify {folder}` checks it")
+
+
+def _label_gate_of(recipe: str | None) -> bool:
+    """Whether a recipe of the command line has the label gate."""
+    from synthaug.generation.plan import GenerateRecipe
+
+    gates = GenerateRecipe.load(recipe).gates if recipe else None
+    return gates is not None and "label" in gates.names
+
+
+def _judge(source: str, device: str) -> "Judge":
+    """A detector as the label gate needs it: how far each probability is above the detector's threshold."""
+    from synthaug.detection.detector import digest_of, load_detector
+    from synthaug.detection.predict import predict
+    from synthaug.generation.gates import Judge
+
+    detector = load_detector(source, device)
+    cuts = [detector.config.threshold(finding) for finding in detector.findings]
+    return Judge(
+        name=Path(source).name,
+        sha256=digest_of(detector),
+        findings=detector.findings,
+        margins=lambda films: dict(zip(detector.findings, (predict(detector, films) - cuts).T, strict=True)),
+    )

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from synthaug.datasets.synthetic import SyntheticRadiographs
+from synthaug.generation.gates import Judge
 from synthaug.generation.generate import Progress
 from synthaug.generation.generate import generate as write
 from synthaug.generation.plan import GenerateRecipe
@@ -29,6 +30,8 @@ def generate(
     image_size: int | None = None,
     device: str = "auto",
     recipe: str | Path | GenerateRecipe | None = None,
+    gates: Sequence[str] = (),
+    judge: Judge | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> SyntheticRadiographs:
     """Draw labelled radiographs into a folder of shards and open it; the same call resumes.
@@ -57,6 +60,8 @@ def generate(
         image_size=image_size,
         device=device,
         recipe=recipe,
+        gates=gates,
+        judge=judge,
         on_progress=on_progress,
     )
     return SyntheticRadiographs(folder)

@@ -1,5 +1,6 @@
 """The output folder: whose it is, whether it is finished, and the files that finish it."""
 
+import json
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -12,10 +13,12 @@ from synthaug.cards import dataset_card
 from synthaug.diffusion import Checkpoint
 from synthaug.errors import CorruptShardError, DataError, OutputFolderError, SynthaugError
 from synthaug.generation.execution import EXECUTION, Execution
+from synthaug.generation.gates import of_record, rates
 from synthaug.generation.plan import GenerateRecipe, changed
 from synthaug.shards import ShardEntry, atomic_write, read_manifest, read_samples, write_manifest
 
 RECIPE, MANIFEST, PREVIEW, CARD = "recipe.yaml", "manifest.json", "preview.png", "README.md"
+REJECTED = "rejected.jsonl"
 PREVIEWED = 16
 
 
@@ -27,7 +30,8 @@ def finish(
     entries: list[ShardEntry],
 ) -> None:
     """Contact sheet and card, from what is on the disk; then the manifest."""
-    first = np.stack([images.read(data) for data in islice(_encoded(folder, entries), PREVIEWED)])[:, None]
+    gated = _gated(recipe, folder, entries)
+    first = np.stack([images.read(data) for data in islice(encoded(folder, entries), PREVIEWED)])[:, None]
     atomic_write(folder / PREVIEW, images.encode(images.contact_sheet(first)))
     name = recipe.checkpoint.model_dump() if recipe.checkpoint else None
     facts: dict[str, Any] = {
@@ -50,6 +54,7 @@ def finish(
             "guidance_interval": recipe.guidance_interval,
             "negative_prompt": recipe.negative_prompt,
         },
+        **({"quality": gated, "limits": gate_limits(recipe)} if gated else {}),
         "data_terms": "The terms of the films that the checkpoint was trained on hold for these films too.",
         "attribution": [checkpoint.card.attribution] if checkpoint.card.attribution else [],
         "versions": execution.versions,
@@ -62,10 +67,40 @@ def finish(
         checkpoint=name,
         versions=execution.versions,
         synthetic=True,
+        **({"gates": gated} if gated else {}),
     )
 
 
-def _encoded(folder: Path, entries: list[ShardEntry]) -> Iterator[bytes]:
+def _gated(recipe: GenerateRecipe, folder: Path, entries: list[ShardEntry]) -> dict[str, Any] | None:
+    """Write the log of rejected candidates, read from the records, and return the rates; None without gates."""
+    if recipe.gates is None:
+        return None
+    rejected, lines = [], []
+    for entry in entries:
+        with (folder / entry.name).open("rb") as file:
+            for record, _ in read_samples(file, entry.name):
+                for one in of_record(record):
+                    rejected.append(one)
+                    lines.append(json.dumps({"key": record.key, **one.to_json()}) + "\n")
+    atomic_write(folder / REJECTED, "".join(lines).encode())
+    return rates(recipe.gates, recipe.count, rejected)
+
+
+def gate_limits(recipe: GenerateRecipe) -> list[str]:
+    """What a gated set must say wherever it is judged."""
+    if recipe.gates is None:
+        return []
+    said = [
+        f"GATED ({', '.join(recipe.gates.names)}): figures of this set are of films that passed, not of the generator."
+    ]
+    if "label" in recipe.gates.names and recipe.gates.judge is not None:
+        said.append(
+            f"Detector {recipe.gates.judge.name} chose by label: label fidelity measured by that detector says nothing."
+        )
+    return said
+
+
+def encoded(folder: Path, entries: list[ShardEntry]) -> Iterator[bytes]:
     """The images of the shards as they are stored; there is no manifest yet to read them by."""
     for entry in entries:
         with (folder / entry.name).open("rb") as file:
@@ -112,7 +147,8 @@ def finished(folder: Path) -> bool:
         sizes = {folder / entry.name: entry.size for entry in manifest.shards}
         whole = all(path.is_file() and path.stat().st_size == size for path, size in sizes.items())
         whole = whole and all((folder / entry.index_name).is_file() for entry in manifest.shards)
-        whole = whole and all((folder / name).is_file() for name in (RECIPE, EXECUTION, PREVIEW, CARD))
+        needed = [RECIPE, EXECUTION, PREVIEW, CARD, *([REJECTED] if "gates" in manifest.facts else [])]
+        whole = whole and all((folder / name).is_file() for name in needed)
     if not whole:
         (folder / MANIFEST).unlink()
     return whole

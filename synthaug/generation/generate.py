@@ -12,6 +12,7 @@ whatever was interrupted: equal recipe and equal execution give equal bytes.
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,8 @@ from synthaug.generation.execution import (
     running,
 )
 from synthaug.generation.folder import RECIPE, check_folder, finish, finished
+from synthaug.generation.gated import batches
+from synthaug.generation.gates import Judge, JudgeName, Rejection, check_judge, parse_gates
 from synthaug.generation.plan import KEY, GenerateRecipe, make_recipe
 from synthaug.generation.writing import ShardWriter
 from synthaug.record import Record
@@ -38,6 +41,7 @@ from synthaug.shards import ShardEntry, atomic_write, existing_shard, lock
 COUNT = 16
 # Bytes a pixel of a radiograph, encoded: for the estimate of a dry run.
 BYTES_PER_PIXEL = {"png": 0.6, "jpeg": 0.25, "webp": 0.25}
+BYTES_PER_RECORD = 2560
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,8 @@ def generate(
     image_size: int | None = None,
     device: str = "auto",
     recipe: str | Path | GenerateRecipe | None = None,
+    gates: Sequence[str] = (),
+    judge: Judge | None = None,
     dry_run: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Path:
@@ -91,6 +97,9 @@ def generate(
         recipe: several conditions in one run: a `GenerateRecipe`, its YAML file or the name of a packaged one;
             its plan stands in place of labels, prompt, view, age, sex and count, which may then not be given;
             the settings that are given replace the recipe's.
+        gates: quality gates, none by default: "blank", "saturated", "duplicate", "label" (see
+            `synthaug.generation.gates`); what they reject is drawn again and logged in `rejected.jsonl`.
+        judge: the detector of the gate "label".
         dry_run: print the plan and write nothing.
         on_progress: called after each batch.
 
@@ -101,6 +110,7 @@ def generate(
         UserError: see its tree; nothing is written.
         OutputFolderError: the folder was made by another recipe, holds other files or is in use.
         DiskFullError, OutOfMemoryError: the finished shards are kept.
+        FailureError: the gates rejected every candidate of a film.
     """
     asked = {
         "seed": seed,
@@ -110,6 +120,7 @@ def generate(
         "guidance_scale": guidance_scale,
         "negative_prompt": negative_prompt,
         "image_size": image_size,
+        "gates": {"names": names} if (names := parse_gates(gates)) else None,
     }
     settings = {name: value for name, value in asked.items() if value is not None}
     if batch_size is not None and batch_size < 1:
@@ -124,23 +135,29 @@ def generate(
         planned = recipe if isinstance(recipe, GenerateRecipe) else GenerateRecipe.load(recipe)
         intent = planned.with_overrides(settings)
     checkpoint = load_checkpoint(model, device)
-    resolved = intent.resolved(checkpoint)
+    resolved = _judged_by(intent.resolved(checkpoint), judge)
+    check_judge(resolved.gates, judge, [entry.labels for entry in resolved.plan])
     folder = Path(resolved.folder_name() if out is None else out)
     if dry_run:
         check_folder(folder, resolved)
         print(describe(resolved, folder))
         return folder
-    return run(resolved, checkpoint, folder, batch_size, on_progress)
+    return run(resolved, checkpoint, folder, batch_size, on_progress, judge)
 
 
 def describe(recipe: GenerateRecipe, folder: Path) -> str:
     """What a run would do, in words; the recipe is a resolved one."""
-    size = recipe.count * ((recipe.image_size or 0) ** 2 * BYTES_PER_PIXEL[recipe.format] + 2560)
+    size = recipe.count * ((recipe.image_size or 0) ** 2 * BYTES_PER_PIXEL[recipe.format] + BYTES_PER_RECORD)
     lines = [f"{entry.count} films: {entry.prompt}" for entry in recipe.plan]
     lines += [
         f"{recipe.count} films of {recipe.image_size} px, {len(recipe.shards)} shards, about {size / 1e6:.1f} MB",
         f"steps {recipe.num_inference_steps}, guidance scale {recipe.guidance_scale:g}, {recipe.scheduler}",
         f"checkpoint {recipe.checkpoint.name if recipe.checkpoint else '?'}",
+        *(
+            [f"gates {', '.join(recipe.gates.names)}: what they reject is drawn again"]
+            if recipe.gates
+            else []
+        ),
         f"recipe {recipe.digest()}",
         f"into {folder}",
     ]
@@ -153,6 +170,7 @@ def run(
     folder: Path,
     batch_size: int | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    judge: Judge | None = None,
 ) -> Path:
     """Begin or resume a resolved recipe; see `generate`."""
     check_folder(folder, recipe)
@@ -176,7 +194,7 @@ def run(
         else:
             checkpoint = begun(execution, checkpoint, batch_size)
         with running(execution):
-            entries = _write_shards(recipe, checkpoint, settings, execution, folder, on_progress)
+            entries = _write_shards(recipe, checkpoint, settings, execution, folder, on_progress, judge)
         finish(recipe, checkpoint, execution, folder, entries)
     return folder
 
@@ -188,6 +206,7 @@ def _write_shards(
     execution: Execution,
     folder: Path,
     on_progress: Callable[[Progress], None] | None,
+    judge: Judge | None,
 ) -> list[ShardEntry]:
     kept = [existing_shard(folder, number) for number in range(len(recipe.shards))]
     kept = [
@@ -195,14 +214,19 @@ def _write_shards(
         for entry, indexes in zip(kept, recipe.shards, strict=True)
     ]
     done, drawn, start, entries = sum(entry.count for entry in kept if entry), 0, time.monotonic(), []
+
+    def draw(places: Sequence[int], noise: Sequence[int]) -> np.ndarray:
+        return _draw(recipe, checkpoint, settings, places, noise)
+
     for number, (indexes, entry) in enumerate(zip(recipe.shards, kept, strict=True)):
         if entry is not None:
             entries.append(entry)
             continue
-        with ShardWriter(folder, number, lambda part, films: _samples(recipe, part, films)) as writer:
-            for first in range(indexes.start, indexes.stop, execution.batch_size):
-                part = range(first, min(first + execution.batch_size, indexes.stop))
-                writer.put(part, _draw(recipe, checkpoint, settings, part))
+        rejected: dict[int, list[Rejection]] = {}
+        films = batches(recipe, indexes, execution.batch_size, draw, rejected, folder, entries, judge)
+        with ShardWriter(folder, number, partial(_samples, recipe, rejected)) as writer:
+            for part, block in films:
+                writer.put(part, block)
                 done, drawn = done + len(part), drawn + len(part)
                 speed = drawn / max(time.monotonic() - start, 1e-9)
                 if on_progress is not None:
@@ -211,12 +235,19 @@ def _write_shards(
     return entries
 
 
-def _draw(recipe: GenerateRecipe, checkpoint: Checkpoint, settings: Settings, indexes: range) -> np.ndarray:
+def _draw(
+    recipe: GenerateRecipe,
+    checkpoint: Checkpoint,
+    settings: Settings,
+    places: Sequence[int],
+    noise: Sequence[int],
+) -> np.ndarray:
+    """The films of these places, from these noise indexes."""
     try:
         return sample(
             checkpoint,
-            [entry.prompt or "" for entry in recipe.entries(indexes)],
-            [(recipe.seed, index) for index in indexes],
+            [entry.prompt or "" for entry in recipe.entries(places)],
+            [(recipe.seed, index) for index in noise],
             negative_prompts=recipe.negative_prompt or "",
             guidance_scale=settings.guidance_scale,
             guidance_interval=settings.guidance_interval,
@@ -228,18 +259,22 @@ def _draw(recipe: GenerateRecipe, checkpoint: Checkpoint, settings: Settings, in
         if not is_out_of_memory(error):
             raise
         raise OutOfMemoryError(
-            f"{checkpoint.device.type}: a batch of {len(indexes)} no longer fits in memory; free some and run "
+            f"{checkpoint.device.type}: a batch of {len(places)} no longer fits in memory; free some and run "
             f"the same command again, or delete {EXECUTION} in the output folder and give a smaller --batch-size"
         ) from error
 
 
 def _samples(
-    recipe: GenerateRecipe, indexes: range, films: np.ndarray
+    recipe: GenerateRecipe, rejected: Mapping[int, list[Rejection]], indexes: range, films: np.ndarray
 ) -> Iterator[tuple[Record, bytes, str]]:
     ending = images.extension(recipe.format)
     for index, entry, film in zip(indexes, recipe.entries(indexes), films[:, 0], strict=True):
         known = {name: float("nan") if value is None else value for name, value in entry.labels.items()}
         values = vocabulary.vector(known, recipe.findings)
+        measured: dict[str, Any] = quality(film)
+        if recipe.gates is not None:
+            measured["index"] = len(rejected.get(index, ())) * recipe.count + index
+            measured["rejected"] = [one.to_json() for one in rejected.get(index, ())]
         record = Record(
             key=KEY.format(index),
             labels=dict(zip(recipe.findings, values.tolist(), strict=True)),
@@ -256,11 +291,20 @@ def _samples(
                 "num_inference_steps": recipe.num_inference_steps,
                 "scheduler": recipe.scheduler,
                 "checkpoint": recipe.checkpoint.model_dump() if recipe.checkpoint else None,
-                "quality": quality(film),
+                "quality": measured,
                 "synthaug_version": __version__,
             },
         )
         yield record, images.encode(film, recipe.format), ending
+
+
+def _judged_by(recipe: GenerateRecipe, judge: Judge | None) -> GenerateRecipe:
+    """The recipe with the judge's name in it, where it has a label gate and no judge yet."""
+    gates = recipe.gates
+    if gates is None or judge is None or "label" not in gates.names or gates.judge is not None:
+        return recipe
+    named = gates.model_copy(update={"judge": JudgeName(name=judge.name, sha256=judge.sha256)})
+    return recipe.model_copy(update={"gates": named})
 
 
 def quality(film: np.ndarray) -> dict[str, float]:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from synthaug import findings as vocabulary
 from synthaug.diffusion import Checkpoint, resolve
 from synthaug.errors import LabelError, RecipeError, UnknownNameError, UserError
+from synthaug.generation.gates import GateRecipe
 from synthaug.images import FORMATS
 from synthaug.prompts import SEX_WORDS, render
 from synthaug.recipes import Recipe, differences
@@ -61,6 +62,7 @@ class GenerateRecipe(Recipe):
     scheduler: str | None = None
     negative_prompt: str | None = None
     checkpoint: CheckpointName | None = None
+    gates: GateRecipe | None = None
 
     @property
     def count(self) -> int:
