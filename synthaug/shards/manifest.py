@@ -13,7 +13,7 @@ MANIFEST = "manifest.json"
 SCHEMA = 1
 _OWN = {"schema", "count", "shards", "files"}
 # Files of a run beside its shards; those present when the manifest is written are hashed in it.
-COMPANIONS = ("recipe.yaml", "execution.json", "preview.png", "README.md", "rejected.jsonl")
+COMPANIONS = ("recipe.yaml", "execution.json", "pack.json", "preview.png", "README.md", "rejected.jsonl")
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -37,6 +37,9 @@ class ShardSet:
         self.manifest: Manifest = read_manifest(folder)
         self._ends = list(accumulate(entry.count for entry in self.manifest.shards))
         self._indexes: dict[str, Index] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_indexes": {}}  # a worker reads those that it needs
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
