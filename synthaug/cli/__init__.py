@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from cyclopts import App
 
 from synthaug import __version__
-from synthaug.cli import adapt, detect, generate, look, measure, terminal
+from synthaug.cli import adapt, detect, generate, look, measure, report, terminal
 
 app = App(
     name="synthaug",
@@ -24,6 +24,7 @@ app.command(detect.train)
 app.command(detect.predict)
 app.command(measure.evaluate)
 app.command(measure.benchmark)
+app.command(report.report)
 app.command(look.list_findings, name="findings")
 app.command(look.data)
 app.command(look.verify)
