@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from pydantic import ValidationError
 from sklearn.metrics import roc_auc_score
 
@@ -14,7 +15,8 @@ from synthaug.datasets import RealRadiographs, SyntheticRadiographs
 from synthaug.detection.detector import Detector, DetectorConfig
 from synthaug.detection.predict import predict
 from synthaug.errors import DataError, UnknownNameError
-from synthaug.evaluation.evaluate import evaluate
+from synthaug.evaluation.evaluate import Options, evaluate
+from synthaug.evaluation.features import Extractor, callable_extractor
 from synthaug.evaluation.intervals import wilson
 from synthaug.evaluation.label_fidelity import (
     Scored,
@@ -23,9 +25,10 @@ from synthaug.evaluation.label_fidelity import (
     label_fidelity,
     noise_clusters,
 )
-from synthaug.evaluation.nearest import nearest_films, nearest_metrics, pixel_features
 from synthaug.evaluation.results import Metric, Results, missing, table
 from synthaug.evaluation.spectrum import band_ratios, power, spectrum_metrics
+from synthaug.images import encode, resize
+from synthaug.shards import ShardSet, write_manifest, write_shard
 
 
 class Reader(torch.nn.Module):
@@ -127,24 +130,6 @@ def test_views_are_compared_apart_and_thin_ones_are_named() -> None:
     assert all(m.value is None and "3 synthetic" in (m.reason or "") for m in by_view["AP"])
 
 
-def test_a_planted_copy_is_the_first_suspect() -> None:
-    training, unseen, synthetic = (
-        noise(12, seed=1)[..., ::2, ::2],
-        noise(12, seed=2)[..., ::2, ::2],
-        noise(6, seed=3)[..., ::2, ::2],
-    )
-    synthetic[4] = training[7] // 2 + 20
-    found = nearest_films(synthetic, training, unseen)
-    assert found.suspects()[0] == 4 and found.synthetic_index[4] == 7
-    assert found.synthetic[4] < 0.1 < found.real.min(), (
-        "pixel features must see through contrast and brightness"
-    )
-    share = next(m for m in nearest_metrics(found) if m.name.startswith("nearer"))
-    nearer = found.synthetic < np.quantile(found.real, 0.01)
-    assert share.value == pytest.approx(nearer.mean(), abs=1e-6) and nearer[4] and share.floor == 0.01
-    np.testing.assert_allclose(np.linalg.norm(pixel_features(training), axis=1), 1, rtol=1e-5)
-
-
 def test_label_fidelity_sees_labels_that_are_kept_and_labels_that_are_not(
     reader: Detector, tiny_shards: Path
 ) -> None:
@@ -188,19 +173,121 @@ def test_without_absent_films_there_is_a_reason_and_no_figure(reader: Detector, 
     assert all(m.value is None and "found 12 and 0" in (m.reason or "") for m in metrics)
 
 
+@pytest.fixture
+def bands() -> Extractor:
+    """Features without a network: means of a grid of 8 x 8."""
+    return callable_extractor(
+        lambda block: block.reshape(len(block), 8, 8, 8, 8).mean((2, 4)).reshape(len(block), -1),
+        "bands",
+        64,
+        digest="b",
+    )
+
+
 def test_evaluate_writes_figures_beside_the_ceiling(
-    reader: Detector, tiny_shards: Path, tiny_nih: Path, tmp_path: Path
+    reader: Detector, bands: Extractor, tiny_shards: Path, tiny_nih: Path, tmp_path: Path
 ) -> None:
     synthetic, real = SyntheticRadiographs(tiny_shards), RealRadiographs(tiny_nih)
-    results = evaluate([synthetic], real, reader, out=tmp_path / "report", part="all")
+    options = Options(extractors=[bands], cache=tmp_path / "cache")
+    results = evaluate([synthetic], real, reader, out=tmp_path / "report", part="all", options=options)
     first = (tmp_path / "report" / "results.json").read_bytes()
     assert results.settings["findings"] == ["pleural_effusion"] and results.settings["real_part"] == "all"
-    ceiling = results.find("label accuracy", arm="real", finding="pleural_effusion")
+    ceiling = results.find("label accuracy", arm="real", finding="pleural_effusion", subgroup=None)
     assert ceiling.value is not None and ceiling.n == 22
     assert results.find("power 8-32", subgroup="PA").reason
-    evaluate([synthetic], real, reader, out=tmp_path / "report", part="all")
+    assert "50 synthetic and 100 real ones are needed" in (results.find("FID", finding=None).reason or "")
+    assert "no --generator-data" in (results.find("membership inference AUROC").reason or "")
+    assert (tmp_path / "report" / "pictures" / "synthetic.png").exists()
+    assert not (tmp_path / "report" / "pictures" / "real.png").exists(), "real films only where asked for"
+    evaluate([synthetic], real, reader, out=tmp_path / "report", part="all", options=options)
     assert (tmp_path / "report" / "results.json").read_bytes() == first
-    alone = evaluate([synthetic], None, reader)
-    assert "no --real" in (alone.find("label accuracy", arm="real").reason or "")
+    turned = [synthetic.subset(range(12, 24)), synthetic.subset(range(12))]
+    again = evaluate(turned, real, reader, part="all", options=options)
+    for one, other in zip(results.metrics, again.metrics, strict=True):
+        assert (one.key, one.n, one.protocol) == (other.key, other.n, other.protocol)
+        if not one.name.startswith("shuffled"):  # which film gets which label depends on the order
+            assert (one.value, one.floor) == pytest.approx((other.value, other.floor), abs=1e-5)
+    alone = evaluate([synthetic], None, reader, options=options)
+    assert "no --real" in (alone.find("label accuracy", arm="real", subgroup=None).reason or "")
     with pytest.raises(DataError, match="nothing to evaluate"):
-        evaluate([synthetic.subset(range(0, 24, 2))], None, reader)
+        evaluate([synthetic.subset(range(0, 24, 2))], None, reader, options=options)
+    with pytest.raises(UnknownNameError, match="edema"):
+        evaluate([synthetic], real, reader, ["edema"], part="all", options=options)
+
+
+def test_what_two_sides_do_not_share_has_a_reason(
+    reader: Detector, bands: Extractor, tiny_shards: Path, tiny_class_folders: Path
+) -> None:
+    config = reader.config.model_copy(update={"findings": ("no_finding", "edema"), "thresholds": {}})
+    other = Detector(config, Reader()).eval()
+    drawn = SyntheticRadiographs(tiny_shards, findings=["no_finding", "pleural_effusion", "mass"])
+    real = RealRadiographs(tiny_class_folders).with_findings(no_finding=1)
+    wanted = ["pleural_effusion", "mass"]
+    with pytest.raises(UnknownNameError, match="mass"):
+        evaluate([drawn], real, [reader, other], wanted, part="all", options=Options(extractors=[bands]))
+    found = evaluate(
+        [drawn], real, [reader, other], wanted[:1], part="all", options=Options(extractors=[bands])
+    )
+    unknown = found.find("label accuracy", arm="synthetic", extractor="drawn-2", subgroup=None)
+    assert "does not know it; it knows no_finding, edema" in (unknown.reason or "")
+    lacking = found.find("label accuracy", arm="real", extractor="drawn", subgroup=None)
+    assert "found 0 and 12" in (lacking.reason or "")
+    assert "24 synthetic and 12 real films" in (found.find("KID", finding=None).reason or "")
+    assert "12 synthetic and 0 real films" in (found.find("KID", finding="pleural_effusion").reason or "")
+
+
+def big_nih(root: Path, patients: int, seed: int) -> Path:
+    """An NIH folder of random smooth films, two a patient."""
+    from conftest import NIH_HEADER
+
+    (root / "images").mkdir(parents=True)
+    rng = np.random.default_rng(seed)
+    rows = [NIH_HEADER]
+    for i in range(2 * patients):
+        name = f"{seed}{i // 2:07d}_{i % 2:03d}.png"
+        found = "Effusion" if i // 2 % 2 else "No Finding"
+        rows.append(f"{name},{found},{i % 2},{seed}{i // 2},50,F,PA,64,64,0.1,0.1")
+        Image.fromarray(resize(rng.integers(0, 255, (10, 10)).astype(np.uint8), 64)).save(
+            root / "images" / name
+        )
+    (root / "Data_Entry_2017_v2020.csv").write_text("\n".join(rows) + "\n")
+    return root
+
+
+def test_evaluate_finds_a_planted_copy_and_leaves_it_out(
+    reader: Detector, bands: Extractor, tiny_shards: Path, tmp_path: Path
+) -> None:
+    unseen, training = (RealRadiographs(big_nih(tmp_path / f"nih{s}", 110, s)) for s in (7, 8))
+    folder = tmp_path / "drawn"
+    folder.mkdir()
+    samples = []
+    for i, (record, _) in enumerate(ShardSet(tiny_shards)):  # type: ignore[arg-type, misc]
+        image = training.image(31) if i == 5 else SyntheticRadiographs(tiny_shards).image(i)
+        samples.append((record, encode(image), "png"))
+        if i == 23:
+            break
+    write_manifest(folder, [write_shard(folder, 0, samples)], gates={"blank": 1})
+    drawn = SyntheticRadiographs(folder)
+    options = Options(
+        extractors=[bands],
+        generator_data=[training],
+        exclude=tmp_path / "clean",
+        show_real=True,
+        command="synthaug evaluate",
+    )
+    results = evaluate([drawn], unseen, reader, out=tmp_path / "report", part="all", options=options)
+    listed = results.settings["audit"]["listed"]
+    assert f"drawn/{drawn.keys[5]}" in listed and results.settings["gated"] == ["drawn"]
+    assert results.find("highest correlation with a training film").value == pytest.approx(1, abs=1e-3)
+    left = SyntheticRadiographs(tmp_path / "clean")
+    assert drawn.keys[5] not in left.keys and len(left) == 24 - len(listed)
+    for name in ("synthetic.png", "real.png", "nearest.png"):
+        assert (tmp_path / "report" / "pictures" / name).exists()
+    with pytest.raises(DataError, match="patients are both"):
+        evaluate(
+            [drawn], unseen, reader, part="all", options=Options(extractors=[bands], generator_data=[unseen])
+        )
+    with pytest.raises(DataError, match="--exclude: nothing was audited"):
+        evaluate(
+            [drawn], unseen, reader, part="all", options=Options(extractors=[bands], exclude=tmp_path / "x")
+        )

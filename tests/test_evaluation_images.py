@@ -179,7 +179,7 @@ def test_reconstruction_is_the_closed_form() -> None:
     np.testing.assert_allclose(half, ((films.astype(float) - 127.5) / 2 + 127.5), atol=0.6)
     metrics = {
         m.name: m
-        for m in reconstruction(Scaled(0.5), {"PA": films}, {"PA": [str(i) for i in range(20)]}, "x")
+        for m in reconstruction(Scaled(0.5), {"PA": films}, {"PA": [str(i) for i in range(16)]}, "x")
     }
     mean_square = ((half.astype(float) - films) ** 2).mean((1, 2, 3))
     assert metrics["VAE PSNR"].value == pytest.approx((10 * np.log10(255**2 / mean_square)).mean(), abs=1e-6)
@@ -188,7 +188,7 @@ def test_reconstruction_is_the_closed_form() -> None:
         assert metrics[f"VAE coherence {band}"].value == pytest.approx(1, abs=0.01)
     assert metrics["VAE MS-SSIM"].value < 0.95  # type: ignore[operator]
     exact = {m.name: m for m in reconstruction(Scaled(1.0), {"PA": films}, {"PA": ["a"] * 16}, "x")}
-    assert exact["VAE MS-SSIM"].value == pytest.approx(1) and exact["VAE MS-SSIM"].low is None
+    assert exact["VAE MS-SSIM"].value == pytest.approx(1, abs=1e-4) and exact["VAE MS-SSIM"].low is None
     assert psnr(films, films)[0] == pytest.approx(10 * np.log10(255**2 * 12))
     noise = np.random.default_rng(0).integers(0, 255, films.shape).astype(np.uint8)
     assert coherence(noise, films)["64-100"] < 0.5

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from cyclopts import App
 
 from synthaug import __version__
-from synthaug.cli import adapt, detect, generate, look, measure, plan, terminal
+from synthaug.cli import adapt, detect, generate, look, measure, plan, report, terminal
 
 app = App(
     name="synthaug",
@@ -25,6 +25,7 @@ app.command(detect.predict)
 app.command(measure.evaluate)
 app.command(measure.benchmark)
 app.command(plan.plan)
+app.command(report.report)
 app.command(look.list_findings, name="findings")
 app.command(look.data)
 app.command(look.verify)

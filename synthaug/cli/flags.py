@@ -38,7 +38,7 @@ Age = Annotated[float | None, Parameter(help="Years; unknown when left out.")]
 Data = Annotated[list[Path], Many, Parameter(help="Folders of films.")]
 Synthetic = Annotated[list[Path] | None, Many, Parameter(help="Folders of synthetic films.")]
 Real = Annotated[Path | None, Parameter(help="Folder of real films.")]
-Report = Annotated[Path, Parameter(help="Folder for results.json and results.md.")]
+Report = Annotated[Path, Parameter(help="Folder for results.json, results.md and report.html.")]
 Findings = Annotated[
     list[str] | None, Many, Parameter(help="Findings to look at; by default all that the films can show.")
 ]

@@ -7,6 +7,7 @@ from cyclopts import Parameter
 
 from synthaug import findings
 from synthaug.cli import flags, terminal
+from synthaug.cli.report import command_line
 from synthaug.cli.terminal import say
 from synthaug.errors import UserError
 
@@ -16,28 +17,92 @@ def evaluate(
     synthetic: Annotated[list[Path], flags.Many],
     out: flags.Report,
     real: flags.Real = None,
-    detector: flags.DetectorSource = "embedded",
+    generator_data: Annotated[list[Path] | None, flags.Many] = None,
+    detector: Annotated[list[str] | None, flags.Many] = None,
     finding: flags.Findings = None,
-    split: str = "test",
+    split: str = "validation",
+    extractor: Annotated[list[str] | None, flags.Many] = None,
+    empty_prompt: Path | None = None,
+    text_model: Path | None = None,
+    model: str | None = None,
+    rate: float = 0.01,
+    exclude: Path | None = None,
+    cache: Path | None = None,
+    min_age: float | None = None,
+    show_real: Annotated[bool, flags.Switch] = False,
+    device: flags.Device = "auto",
 ) -> None:
-    """Label fidelity of synthetic films, beside the detector's own accuracy on real ones; sharpness by view.
+    """Are synthetic films true to their labels, like real ones, and no copies? Figures and a report.
 
     Parameters
     ----------
     synthetic
         Folders of synthetic films, read as one: present and absent films may lie apart.
+    generator_data
+        Folders of the films that the generator was trained on; of films that the split names, its part "generator".
+    detector
+        Detectors that judge the labels: "embedded" (the default) or folders.
     split
         Part of the packaged split "nih-sample" of the real films, where it names them; "all" takes all.
+    extractor
+        Features to compare films by: imagenet, embedded, pixels, or the folder of a detector or DINOv2 model.
+    empty_prompt
+        Folder of films drawn without a prompt, as a control of the labels.
+    text_model
+        Folder of a CLIP-like model, to measure image-text alignment.
+    model
+        Checkpoint whose autoencoder is measured on the real films: "embedded" or a folder.
+    rate
+        Share of innocent films that the privacy audit may list.
+    exclude
+        Folder for shards without the films that the audit lists.
+    cache
+        Folder that keeps features between runs.
+    min_age
+        Leave out real films of patients not known to be this old.
+    show_real
+        Put real films into the report, which then must stay where they may be seen.
     """
-    from synthaug.datasets import open_radiographs
+    from synthaug.datasets import RealRadiographs, open_radiographs
+    from synthaug.evaluation.evaluate import Options
     from synthaug.evaluation.evaluate import evaluate as run
     from synthaug.evaluation.results import table
+    from synthaug.report.page import write_page
 
+    given: dict[str, Any] = {
+        "--synthetic": [folder.name for folder in synthetic],
+        "--real": real and real.name,
+        "--generator-data": [folder.name for folder in generator_data or []],
+        "--detector": [Path(name).name for name in detector or []],
+        "--finding": finding,
+        "--split": split,
+        "--extractor": [Path(name).name for name in extractor or []],
+        "--empty-prompt": empty_prompt and empty_prompt.name,
+        "--text-model": text_model and text_model.name,
+        "--model": model and Path(model).name,
+        "--rate": rate,
+        "--min-age": min_age,
+    }
+    options = Options(
+        extractors=extractor or (),
+        generator_data=[RealRadiographs(folder) for folder in generator_data or []],
+        empty_prompt=open_radiographs(empty_prompt) if empty_prompt else None,
+        text_model=text_model,
+        model=model,
+        rate=rate,
+        exclude=exclude,
+        cache=cache,
+        device=device,
+        show_real=show_real,
+        command=command_line("evaluate", given),
+    )
     films = [open_radiographs(folder) for folder in synthetic]
+    unseen = RealRadiographs(real, min_age=min_age) if real else None
     wanted = [findings.canonical(name) for name in finding] if finding else None
-    results = run(films, open_radiographs(real) if real else None, detector, wanted, out, split)
+    results = run(films, unseen, detector or "embedded", wanted, out, split, options, terminal.note)
+    page = write_page(out, results)
     say(table(results.metrics))
-    say(f"{out / 'results.json'}: written")
+    say(f"{page}: written, beside results.json")
 
 
 def benchmark(

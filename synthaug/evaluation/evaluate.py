@@ -1,104 +1,347 @@
-"""`synthaug evaluate`: label fidelity of synthetic films, the detector on real test films beside it, sharpness by view."""
+"""`synthaug evaluate`: are synthetic films true to their labels, like real ones, and no copies of training films?
 
-from collections.abc import Sequence
+One pass over the metrics, each of which says by itself what it needs: what cannot be computed is in the results with its
+reason. Real films come from one part of the first-day split where that names them; training films from its part
+`generator`. Nothing is chosen here: every threshold belongs to a detector or to a flag.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from synthaug.detection.detector import Detector, load_detector
-from synthaug.detection.films import hold
-from synthaug.errors import DataError
-from synthaug.evaluation.label_fidelity import fidelity_metrics, label_fidelity, score
-from synthaug.evaluation.parts import real_part
-from synthaug.evaluation.results import Metric, Results, missing, table
+from synthaug import imagenet
+from synthaug.detection.detector import Detector
+from synthaug.detection.predict import predict
+from synthaug.diffusion import load_checkpoint
+from synthaug.errors import DataError, UnknownNameError
+from synthaug.evaluation import privacy
+from synthaug.evaluation.alignment import alignment, load_text_image_model
+from synthaug.evaluation.diversity import diversity
+from synthaug.evaluation.excluding import write_without
+from synthaug.evaluation.features import THUMBNAIL, Extractor, extractor, features
+from synthaug.evaluation.label_fidelity import NAMES, Judge, certificate, judges, noise_clusters
+from synthaug.evaluation.parts import parts_of, real_part
+from synthaug.evaluation.pictures import write_pictures
+from synthaug.evaluation.reconstruction import reconstruction
+from synthaug.evaluation.resemblance import resemblance
+from synthaug.evaluation.results import Metric, Results, missing, protocol_id, table
 from synthaug.evaluation.spectrum import SIZE, spectrum_metrics
+from synthaug.evaluation.subgroups import subgroup_metrics
+from synthaug.evaluation.together import Together
+from synthaug.shards.manifest import read_manifest
 
-PROTOCOL = (
-    "label fidelity: balanced present and no_finding films, threshold of the detector; Wilson intervals, films of one noise "
-    "are one cluster; AUROC by bootstrap of clusters; real films are the detector's own ceiling, patients resampled"
-)
+VERSION = 2
+VIEWS = ("PA", "AP", "lateral")
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What is measured besides labels.
+
+    Attributes: `extractors` by name or folder, by default imagenet (where installed) and embedded; `generator_data` the
+    films that the generator was trained on; `empty_prompt` films drawn without a prompt; `text_model` a CLIP-like folder;
+    `model` a checkpoint whose autoencoder is measured; `rate` of innocent films that the audit lists; `exclude` a folder for
+    shards without the listed films; `cache` a folder for features; `show_real` puts real films into the pictures;
+    `spectrum_films` and `reconstructed_films` at most so many a side and view.
+    """
+
+    extractors: Sequence[str | Path | Extractor] = ()
+    generator_data: Sequence[Any] = ()
+    empty_prompt: Any | None = None
+    text_model: str | Path | None = None
+    model: str | Path | None = None
+    rate: float = privacy.RATE
+    exclude: str | Path | None = None
+    cache: str | Path | None = None
+    device: str = "auto"
+    show_real: bool = False
+    spectrum_films: int = 400
+    reconstructed_films: int = 64
+    command: str | None = field(default=None, compare=False)
 
 
 def evaluate(
     synthetic: Sequence[Any],
     real: Any | None = None,
-    detector: Detector | str | Path = "embedded",
+    detector: Detector | str | Path | Sequence[Detector | str | Path] = "embedded",
     findings: Sequence[str] | None = None,
     out: str | Path | None = None,
-    part: str = "test",
-    spectrum_films: int = 400,
+    part: str = "validation",
+    options: Options | None = None,
+    say: Say = lambda step: None,
 ) -> Results:
-    """Evaluate synthetic data sets and write `results.json` and `results.md` to `out`.
+    """Evaluate synthetic data sets, which are read as one, and write `results.json` and `results.md` to `out`.
 
-    Arguments: `synthetic` data sets that are read as one (present films in one folder, absent in another, say); `real` the
-    films for the ceiling, restricted to `part` where the first-day split knows them; `findings` default to all that the
-    synthetic films show present and the detector knows; `spectrum_films` at most so many films a side and view.
-    Raises `DataError` where no finding can be evaluated, `UnknownNameError` where the detector lacks one.
+    Arguments: `real` films, restricted to `part` where the first-day split knows them; `findings` default to all that the
+    synthetic films show present and a detector knows; `say` is told each step as it begins.
+    Raises `DataError` where no finding can be evaluated or an unseen film is a training film, `UnknownNameError` where no
+    detector knows a finding.
     """
-    sets = list(synthetic)
-    judge = detector if isinstance(detector, Detector) else load_detector(detector, device="auto")
-    wanted = list(findings) if findings is not None else _shown(sets, judge)
-    metrics: list[Metric] = []
+    options = options or Options()
+    drawn = Together(list(synthetic))
+    several = detector if isinstance(detector, Sequence) and not isinstance(detector, str) else [detector]
+    read = judges(several, options.device)
+    wanted = list(findings) if findings is not None else _shown(drawn, read)
     for finding in wanted:
-        metrics += label_fidelity(judge, sets, finding)
-    where = "none"
-    if real is not None:
-        chosen, where = real_part(real, part)
-        for finding in wanted:
-            scored = score(judge, [chosen], finding, balance=False)
-            metrics += fidelity_metrics(scored, finding, judge.config.threshold(finding), "real")
-        metrics += spectrum_metrics(
-            _by_view(sets, spectrum_films), _by_view([chosen], spectrum_films), "synthetic"
-        )
-    else:
-        metrics.append(
-            missing("label accuracy", "no --real: the detector's own ceiling is unknown", arm="real")
-        )
-    settings = {
-        "detector": {
-            "arch": judge.config.arch,
-            "image_size": judge.config.image_size,
-            "start": judge.config.start,
-        },
-        "findings": wanted,
-        "real_part": where,
-        "synthetic_films": sum(len(s) for s in sets),
-        "thresholds": {f: judge.config.threshold(f) for f in wanted},
-    }
-    results = Results(kind="evaluate", protocol=PROTOCOL, settings=settings, metrics=metrics)
+        if not any(finding in judge.detector.findings for judge in read):
+            raise UnknownNameError("finding of the detector", finding, read[0].detector.findings)
+    chosen, where = (None, "none") if real is None else real_part(real, part)
+    unseen = None if chosen is None else Together([chosen])
+    training = [_generator_part(one) for one in options.generator_data]
+    metrics: list[Metric] = []
+    for judge in read:
+        say(f"labels, {judge.name}")
+        metrics += _labels(judge, drawn, unseen, wanted, options)
+    sources = [extractor(one, options.device) for one in options.extractors or _default_extractors()]
+    for source in sources:
+        say(f"resemblance, {source.name}")
+        metrics += _resemblance(source, drawn, unseen, ["no_finding", *wanted], options)
+    say("sharpness")
+    metrics += _spectrum(drawn, unseen, options.spectrum_films)
+    say("diversity")
+    metrics += diversity(drawn, unseen)
+    if options.text_model is not None:
+        say("image-text alignment")
+        model = load_text_image_model(options.text_model, options.device)
+        metrics += alignment(model, drawn, list(noise_clusters(drawn)))
+    if options.model is not None:
+        say("autoencoder")
+        metrics += _autoencoder(options, unseen)
+    say("privacy")
+    found, audited = _privacy(sources[0], drawn, training, unseen, options)
+    metrics += audited
+    settings = _settings(drawn, read, sources, wanted, where, unseen, training, options)
+    if found is not None:
+        settings["audit"] = _listed(found, drawn)
+    protocol = protocol_id(
+        "evaluate", VERSION, where, [judge.digest for judge in read], [s.digest for s in sources]
+    )
+    results = Results(kind="evaluate", protocol=protocol, settings=settings, metrics=metrics)
     if out is not None:
         results.write(out)
         (Path(out) / "results.md").write_text(table(metrics) + "\n")
+        write_pictures(
+            Path(out), drawn, unseen, Together(training) if training else None, found, options.show_real
+        )
+    if options.exclude is not None:
+        _exclude(found, drawn, Path(options.exclude), options.rate)
     return results
 
 
-def _shown(sets: Sequence[Any], detector: Detector) -> list[str]:
+def _default_extractors() -> list[str]:
+    return [*(["imagenet"] if imagenet.available() else []), "embedded"]
+
+
+def _shown(drawn: Together, read: Sequence[Judge]) -> list[str]:
     present = {
-        f
-        for s in sets
-        for f, column in zip(s.findings, np.asarray(s.labels).T, strict=True)
-        if (column == 1).any()
+        name for name, column in zip(drawn.findings, drawn.labels.T, strict=True) if (column == 1).any()
     }
-    wanted = [f for f in detector.findings if f in present and f != "no_finding"]
+    known = list(dict.fromkeys(name for judge in read for name in judge.detector.findings))
+    wanted = [name for name in known if name in present and name != "no_finding"]
     if not wanted:
         raise DataError(
             f"nothing to evaluate: the synthetic films show {', '.join(sorted(present)) or 'no finding'}; "
-            f"the detector knows {', '.join(detector.findings)}"
+            f"the detectors know {', '.join(known)}"
         )
     return wanted
 
 
-def _by_view(sets: Sequence[Any], most: int) -> dict[str, np.ndarray]:
-    """Films by view, at most so many of each; films of unknown view are left out."""
-    out: dict[str, np.ndarray] = {}
-    for view in ("PA", "AP", "lateral"):
-        blocks, left = [], most
-        for one in sets:
-            indices = [i for i, v in enumerate(one.views) if v == view][:left]
-            if indices:
-                blocks.append(hold(one.subset(indices), SIZE, (), "squash").images)
-                left -= len(indices)
-        if blocks:
-            out[view] = np.concatenate(blocks)
+def _generator_part(data: Any) -> Any:
+    """The films of a data set that the generator saw: its part of the split, or all where the split names none."""
+    parts = parts_of(data)
+    if parts and "generator" not in parts:
+        raise DataError(
+            f"--generator-data {data.root}: the split names films of it in {', '.join(sorted(parts))} only, none of the "
+            "generator's"
+        )
+    return data.subset(parts["generator"]) if parts else data
+
+
+def _labels(
+    judge: Judge, drawn: Together, unseen: Together | None, wanted: Sequence[str], options: Options
+) -> list[Metric]:
+    out: list[Metric] = []
+    known = [name for name in wanted if name in judge.detector.findings]
+    for finding in wanted:
+        if finding not in known:
+            reason = (
+                f"the detector {judge.name} does not know it; it knows {', '.join(judge.detector.findings)}"
+            )
+            facts: dict[str, Any] = {"finding": finding, "arm": "synthetic", "extractor": judge.name}
+            out += [missing(name, reason, **facts) for name in NAMES]
+            continue
+        out += certificate(judge, [drawn], finding, unseen, options.empty_prompt)
+    for arm, data in (("real", unseen), ("synthetic", drawn)):
+        if data is None or not known or not any(any(v) for v in (data.views, data.sexes, data.ages)):
+            continue
+        scores = predict(judge.detector, data)
+        for finding in known:
+            column = scores[:, judge.detector.findings.index(finding)]
+            out += subgroup_metrics(judge, data, column, finding, arm)
     return out
+
+
+def _resemblance(
+    source: Extractor, drawn: Together, unseen: Together | None, wanted: Sequence[str], options: Options
+) -> list[Metric]:
+    from synthaug.evaluation.resemblance import NAMES as DISTANCES
+
+    if unseen is None:
+        facts = {"arm": "synthetic", "extractor": source.name, "resize": source.resize}
+        return [missing(name, "no --real: nothing to compare with", **facts) for name in DISTANCES]
+    ours, theirs = (features(source, data, options.cache) for data in (drawn, unseen))
+    clusters, patients = np.array(noise_clusters(drawn)), np.array(noise_clusters(unseen))
+    out = resemblance(ours, clusters.tolist(), theirs, patients.tolist())
+    for finding in wanted:
+        ones, others = drawn.column(finding) == 1, unseen.column(finding) == 1
+        if ones.any():
+            mine, real = ours.subset(ones), theirs.subset(others)
+            out += resemblance(mine, clusters[ones].tolist(), real, patients[others].tolist(), finding)
+    return out
+
+
+def by_view(data: Together, most: int) -> dict[str, Together]:
+    """Films by view, the first so many of each by key; films of unknown view are left out."""
+    views = np.array([view or "" for view in data.views])
+    out = {}
+    for view in VIEWS:
+        indices = sorted(np.flatnonzero(views == view), key=lambda i: data.keys[i])[:most]
+        if indices:
+            out[view] = data.subset(np.array(indices))
+    return out
+
+
+def _spectrum(drawn: Together, unseen: Together | None, most: int) -> list[Metric]:
+    if unseen is None:
+        return [missing("power 8-32", "no --real: nothing to compare with", arm="synthetic")]
+    sides = [
+        {view: films.images_array(SIZE, "squash") for view, films in by_view(data, most).items()}
+        for data in (drawn, unseen)
+    ]
+    if not sides[0]:
+        return [
+            missing("power 8-32", "no synthetic film has a view; draw with --view PA or AP", arm="synthetic")
+        ]
+    return spectrum_metrics(sides[0], sides[1], "synthetic")
+
+
+def _autoencoder(options: Options, unseen: Together | None) -> list[Metric]:
+    if unseen is None:
+        return [missing("VAE PSNR", "no --real: no film to reconstruct", arm="autoencoder")]
+    checkpoint = load_checkpoint(options.model or "embedded", options.device, "float32")
+    films = by_view(unseen, options.reconstructed_films)
+    if not films:
+        return [missing("VAE PSNR", "no real film has a known view", arm="autoencoder")]
+    images = {view: one.images_array(SIZE, "squash") for view, one in films.items()}
+    patients = {view: list(noise_clusters(one)) for view, one in films.items()}
+    return reconstruction(checkpoint.vae, images, patients, checkpoint.sha256)
+
+
+def _audit_films(source: Extractor, data: Together, options: Options) -> privacy.Films:
+    held = features(source, data, options.cache)
+    thumbnails = data.images_array(THUMBNAIL, "squash")
+    return privacy.Films(held, thumbnails, tuple(data.names), tuple(noise_clusters(data)))
+
+
+def _privacy(
+    source: Extractor, drawn: Together, training: Sequence[Any], unseen: Together | None, options: Options
+) -> tuple[privacy.Audit | None, list[Metric]]:
+    facts: dict[str, Any] = {"arm": "synthetic", "extractor": source.name}
+    names = (*privacy.NAMES, privacy.MEMBERSHIP)
+    if not training or unseen is None:
+        absent = "--generator-data" if not training else "--real"
+        return None, [missing(name, f"no {absent}: not audited", **facts) for name in names]
+    if both := privacy.shared_patients(training, unseen.sets[0]):
+        raise DataError(
+            f"privacy: {len(both)} patients are both in the generator's films and among the unseen: "
+            f"{', '.join(both[:5])}; choose another --split"
+        )
+    ours, known, others = (
+        _audit_films(source, data, options) for data in (drawn, Together(training), unseen)
+    )
+    member = privacy.membership(ours, known, others)
+    needed = int(np.ceil(2 / options.rate))
+    if len(others) < needed:
+        reason = f"{len(others)} unseen real films give no threshold at a rate of {options.rate:g}; {needed} are needed"
+        return None, [*(missing(name, reason, **facts) for name in privacy.NAMES), member]
+    found = privacy.audit(ours, known, others, options.rate)
+    return found, [*privacy.audit_metrics(found, ours), member]
+
+
+def _listed(found: privacy.Audit, drawn: Together) -> dict[str, Any]:
+    names = drawn.names
+    return {
+        "rate": found.rate,
+        "distance below": round(found.distance_cut, 6),
+        "correlation above": round(found.correlation_cut, 6),
+        "listed": [names[i] for i in found.offenders],
+    }
+
+
+def _exclude(found: privacy.Audit | None, drawn: Together, out: Path, rate: float) -> None:
+    if found is None:
+        raise DataError("--exclude: nothing was audited; name --generator-data and --real")
+    why = f"nearer to a training film of the generator than all but {rate:g} of unseen real films"
+    for number, one in enumerate(drawn.sets):
+        gone = [one.keys[i] for n, i in (drawn.places[j] for j in found.offenders) if n == number]
+        write_without(one.root, gone, out / Path(one.root).name if len(drawn.sets) > 1 else out, why)
+
+
+def _settings(
+    drawn: Together,
+    read: Sequence[Judge],
+    sources: Sequence[Extractor],
+    wanted: Sequence[str],
+    where: str,
+    unseen: Together | None,
+    training: Sequence[Any],
+    options: Options,
+) -> dict[str, Any]:
+    drawn_by = [record.provenance for record in drawn.records]
+
+    def values(name: str) -> list[Any]:
+        return sorted({p[name] for p in drawn_by if isinstance(p.get(name), int | float | str)})
+
+    checkpoints = sorted({p["checkpoint"]["name"] for p in drawn_by if isinstance(p.get("checkpoint"), dict)})
+    return {
+        "command": options.command,
+        "findings": list(wanted),
+        "synthetic_films": len(drawn),
+        "checkpoints": checkpoints,
+        "guidance_scale": values("guidance_scale"),
+        "num_inference_steps": values("num_inference_steps"),
+        "gated": _gates(drawn),
+        "real_films": 0 if unseen is None else len(unseen),
+        "real_part": where,
+        "generator_films": sum(len(one) for one in training),
+        "detectors": [
+            {
+                "name": judge.name,
+                "arch": judge.detector.config.arch,
+                "image_size": judge.detector.config.image_size,
+                "start": judge.detector.config.start,
+                "sha256": judge.digest[:16],
+                "thresholds": {
+                    f: judge.detector.config.threshold(f) for f in wanted if f in judge.detector.findings
+                },
+            }
+            for judge in read
+        ],
+        "extractors": [
+            {"name": s.name, "resize": s.resize, "sha256": (s.digest or "")[:16]} for s in sources
+        ],
+    }
+
+
+def _gates(drawn: Together) -> list[str]:
+    """Folders whose manifest says that a quality gate discarded films."""
+    folders = []
+    for one in drawn.sets:
+        if getattr(one, "format", None) == "shards":
+            facts = read_manifest(one.root).facts
+            folders += [Path(one.root).name] if any("gate" in name for name in facts) else []
+    return folders

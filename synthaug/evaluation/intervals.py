@@ -255,3 +255,13 @@ def mean_interval(values: np.ndarray, groups: Sequence[object], confidence: floa
     error = float(np.sqrt(count / (count - 1) * (sums**2).sum()))
     reach = float(student.ppf((1 + confidence) / 2, count - 1)) * error
     return Estimate(mean, mean - reach, mean + reach, error)
+
+
+def difference(first: tuple[float, float, float], second: tuple[float, float, float]) -> Interval:
+    """Interval of p1 - p2 of independent proportions from their own Wilson intervals (Newcombe 1998, method 10).
+
+    Arguments: (p, low, high) of each. d - √((p1 - l1)² + (h2 - p2)²), d + √((h1 - p1)² + (p2 - l2)²).
+    """
+    (p1, low1, high1), (p2, low2, high2) = first, second
+    below, above = np.hypot(p1 - low1, high2 - p2), np.hypot(high1 - p1, p2 - low2)
+    return float(p1 - p2 - below), float(p1 - p2 + above)

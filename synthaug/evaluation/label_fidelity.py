@@ -2,23 +2,42 @@
 
 Conventions: present films carry the finding, absent films are `no_finding` films; both are used in equal number, the first
 of each. Films drawn from one noise (recipe seed, index) are one cluster of the interval. Scores are probabilities. An easy
-caricature scores high here: the figure stands beside coverage, never alone.
+caricature scores high here: the figure stands beside coverage, never alone. The ceiling is the same detector on real films
+of patients that neither it nor the generator has seen; the shuffled labels and the empty prompt show what chance looks like.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from synthaug.detection.detector import Detector
+from synthaug.detection.detector import Detector, load_detector
 from synthaug.detection.films import RadiographData, hold
 from synthaug.detection.predict import predict
 from synthaug.errors import UnknownNameError
-from synthaug.evaluation.intervals import auroc_interval, proportion
-from synthaug.evaluation.results import Metric, missing
+from synthaug.evaluation.features import weights_digest
+from synthaug.evaluation.intervals import auroc_interval, difference, proportion
+from synthaug.evaluation.results import Metric, missing, protocol_id
+from synthaug.evaluation.sample_size import films_needed
 
 NAMES = ("label accuracy", "label sensitivity", "label specificity", "label AUROC")
+BOUND = 0.95  # the accuracy that the paper reports
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """A detector under the name that tables give it; `digest` covers weights and configuration."""
+
+    name: str
+    detector: Detector
+    digest: str
+
+    @property
+    def resize(self) -> str:
+        config = self.detector.config
+        return f"{config.image_size} {config.fit}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +47,23 @@ class Scored:
     scores: np.ndarray
     labels: np.ndarray
     clusters: tuple[str, ...]
+
+
+def judges(sources: Sequence[Detector | str | Path], device: str = "auto") -> list[Judge]:
+    """Detectors, each under a name of its own.
+
+    Raises `DetectorError` where one cannot be opened.
+    """
+    out: list[Judge] = []
+    for source in sources:
+        detector = source if isinstance(source, Detector) else load_detector(source, device=device)
+        stem = detector.config.arch if isinstance(source, Detector) else Path(source).name
+        taken = [judge.name for judge in out]
+        name = stem if stem not in taken else f"{stem}-{len(out) + 1}"
+        out.append(
+            Judge(name, detector, weights_digest(detector.network, [detector.config.model_dump(mode="json")]))
+        )
+    return out
 
 
 def noise_clusters(data: RadiographData) -> tuple[str, ...]:
@@ -64,14 +100,24 @@ def score(detector: Detector, data: Iterable[RadiographData], finding: str, bala
 
 
 def fidelity_metrics(
-    scored: Scored, finding: str, threshold: float, arm: str, prefix: str = "label"
+    scored: Scored,
+    finding: str,
+    threshold: float,
+    arm: str,
+    prefix: str = "label",
+    judge: Judge | None = None,
+    subgroup: str | None = None,
 ) -> list[Metric]:
     """Accuracy, sensitivity, specificity and AUROC with their intervals.
 
     Accuracy gives present and absent films half the weight each, so real films in any number compare with balanced ones.
     """
-    facts: dict[str, Any] = {"finding": finding, "arm": arm}
+    facts: dict[str, Any] = {"finding": finding, "arm": arm, "subgroup": subgroup}
     names = [name.replace("label", prefix, 1) for name in NAMES]
+    protocols: list[str | None] = [None] * len(names)
+    if judge is not None:
+        facts |= {"extractor": judge.name, "resize": judge.resize}
+        protocols = [protocol_id(name, 1, judge.digest, threshold) for name in NAMES]
     if len(set(scored.labels.tolist())) < 2:
         present, absent = int((scored.labels == 1).sum()), int((scored.labels == 0).sum())
         reason = f"{finding} and no_finding films are both needed, found {present} and {absent}"
@@ -80,30 +126,111 @@ def fidelity_metrics(
     correct = ((scored.scores >= threshold) == ones).astype(float)
     halves = np.where(ones, 0.5 / ones.sum(), 0.5 / (~ones).sum())
     out = []
-    for name, chosen in zip(names, (ones | ~ones, ones, ~ones), strict=False):
+    for name, protocol, chosen in zip(names, protocols, (ones | ~ones, ones, ~ones), strict=False):
         weights, groups = halves[chosen], [scored.clusters[i] for i in np.flatnonzero(chosen)]
         value = np.average(correct[chosen], weights=weights)
         low, high = proportion(correct[chosen], groups, weights)
-        out.append(Metric(name=name, value=value, low=low, high=high, n=len(weights), **facts))
+        out.append(
+            Metric(name=name, value=value, low=low, high=high, n=len(weights), protocol=protocol, **facts)
+        )
     area = auroc_interval(scored.scores, scored.labels, scored.clusters)
-    out.append(Metric(name=names[3], value=area.value, low=area.low, high=area.high, n=len(correct), **facts))
+    interval: dict[str, Any] = {"value": area.value, "low": area.low, "high": area.high}
+    out.append(Metric(name=names[3], n=len(correct), protocol=protocols[3], **interval, **facts))
     return out
 
 
 def label_fidelity(
-    detector: Detector, data: Sequence[RadiographData], finding: str, arm: str = "synthetic"
+    detector: Detector | Judge, data: Sequence[RadiographData], finding: str, arm: str = "synthetic"
 ) -> list[Metric]:
-    """The four figures of one finding on synthetic films, and as a control the accuracy with shuffled labels.
+    """The four figures of one finding on synthetic films, and as a control accuracy and AUROC with shuffled labels.
 
     Raises `UnknownNameError` where the detector does not know the finding.
     """
-    if finding not in detector.findings:
-        raise UnknownNameError("finding of the detector", finding, detector.findings)
-    scored = score(detector, data, finding)
-    threshold = detector.config.threshold(finding)
-    out = fidelity_metrics(scored, finding, threshold, arm)
+    judge = detector if isinstance(detector, Judge) else None
+    reader = detector.detector if isinstance(detector, Judge) else detector
+    if finding not in reader.findings:
+        raise UnknownNameError("finding of the detector", finding, reader.findings)
+    scored = score(reader, data, finding)
+    threshold = reader.config.threshold(finding)
+    out = fidelity_metrics(scored, finding, threshold, arm, judge=judge)
     if out[0].value is not None:
         shuffled = Scored(scored.scores, np.random.default_rng(0).permutation(scored.labels), scored.clusters)
-        control = fidelity_metrics(shuffled, finding, threshold, arm, "shuffled label")[0]
-        out.append(control)
+        control = fidelity_metrics(shuffled, finding, threshold, arm, "shuffled label", judge)
+        out += [control[0], control[3]]
     return out
+
+
+def certificate(
+    judge: Judge,
+    synthetic: Sequence[RadiographData],
+    finding: str,
+    real: RadiographData | None = None,
+    empty_prompt: RadiographData | None = None,
+    bound: float = BOUND,
+) -> list[Metric]:
+    """All that is said of one finding by one detector.
+
+    The four figures and the control on synthetic films; the ceiling, arm "real"; the accuracy's distance to the ceiling;
+    the share of films of an empty prompt that the detector calls present; how many independent films would show that the
+    accuracy found exceeds `bound`. What cannot be said has a reason.
+    """
+    facts: dict[str, Any] = {"finding": finding, "extractor": judge.name, "resize": judge.resize}
+    out = label_fidelity(judge, synthetic, finding)
+    threshold = judge.detector.config.threshold(finding)
+    found = out[0]
+    if real is None:
+        out.append(missing(NAMES[0], "no --real: the detector's own ceiling is unknown", arm="real", **facts))
+    else:
+        ceiling = fidelity_metrics(
+            score(judge.detector, [real], finding, balance=False), finding, threshold, "real", judge=judge
+        )
+        out += [*ceiling, _distance(found, ceiling[0], facts)]
+    name = "empty prompt called present"
+    if empty_prompt is None:
+        out.append(missing(name, "no --empty-prompt: this control was not run", arm="empty prompt", **facts))
+    else:
+        column = judge.detector.findings.index(finding)
+        called = (predict(judge.detector, empty_prompt)[:, column] >= threshold).astype(float)
+        low, high = proportion(called, noise_clusters(empty_prompt))
+        out.append(
+            Metric(
+                name=name, arm="empty prompt", value=called.mean(), low=low, high=high, n=len(called), **facts
+            )
+        )
+    return [*out, _needed(found, bound, facts)]
+
+
+def _distance(found: Metric, ceiling: Metric, facts: dict[str, Any]) -> Metric:
+    name = "label accuracy minus ceiling"
+    if found.value is None or ceiling.value is None:
+        return missing(name, found.reason or ceiling.reason or "", arm="synthetic", **facts)
+    low, high = difference(_triple(found), _triple(ceiling))
+    value = found.value - ceiling.value
+    return Metric(name=name, arm="synthetic", value=value, low=low, high=high, n=found.n, **facts)
+
+
+def _triple(metric: Metric) -> tuple[float, float, float]:
+    value, low, high = metric.value, metric.low, metric.high
+    if value is None or low is None or high is None:
+        raise ValueError(f"{metric.name}: no interval")
+    return value, low, high
+
+
+def _needed(found: Metric, bound: float, facts: dict[str, Any]) -> Metric:
+    name = f"films needed to show accuracy above {bound:g}"
+    if found.value is None:
+        return missing(name, found.reason or "", arm="synthetic", **facts)
+    count = films_needed(found.value, bound) if found.value > 0 else None
+    if count is None:
+        reason = (
+            f"the accuracy found, {found.value:.3f}, is not above {bound:g}: no number of films would show it"
+        )
+        return missing(name, reason, arm="synthetic", **facts)
+    return Metric(
+        name=name,
+        arm="synthetic",
+        value=count,
+        n=found.n,
+        note="power 80 %, were the accuracy found the true one",
+        **facts,
+    )
