@@ -102,7 +102,8 @@ def fit_projection(
         count += len(x)
     penalty = ridge * xx.diagonal()[:-1].mean() * torch.eye(width + 1, dtype=torch.double)
     penalty[-1, -1] = 0.0  # the offset is free
-    solved = torch.linalg.solve(xx + penalty, xy)
+    # Normalised states add up to zero, so without a penalty the matrix is singular: the pseudo-inverse.
+    solved = torch.linalg.pinv(xx + penalty, hermitian=True, rtol=1e-10) @ xy
     encoder.projection.weight.copy_(solved[:-1].T)
     encoder.projection.bias.copy_(solved[-1])
     residual = yy - 2 * (solved * xy).sum() + (solved * (xx @ solved)).sum()
