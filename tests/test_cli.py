@@ -34,7 +34,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, st
 
 
 def test_the_commands() -> None:
-    expected = """adapt benchmark data evaluate export findings generate models pack plan predict report train verify"""
+    expected = "adapt benchmark data evaluate findings generate models plan predict report train verify"
     assert expected.split() == COMMANDS
 
 
