@@ -34,7 +34,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, st
 
 
 def test_the_commands() -> None:
-    expected = "adapt benchmark data evaluate findings generate models predict train verify"
+    expected = "adapt benchmark data dedupe evaluate export findings generate merge models pack predict split train verify"
     assert expected.split() == COMMANDS
 
 
