@@ -34,7 +34,10 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, st
 
 
 def test_the_commands() -> None:
-    expected = "adapt benchmark data evaluate findings generate models plan predict report train verify"
+    expected = (
+        "adapt benchmark data dedupe evaluate export findings generate merge models pack plan predict report split "
+        "train verify"
+    )
     assert expected.split() == COMMANDS
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from cyclopts import App
 
 from synthaug import __version__
-from synthaug.cli import adapt, detect, generate, look, measure, plan, report, terminal
+from synthaug.cli import adapt, detect, generate, look, measure, move, plan, report, terminal
 
 app = App(
     name="synthaug",
@@ -30,6 +30,11 @@ app.command(look.list_findings, name="findings")
 app.command(look.data)
 app.command(look.verify)
 app.command(look.models)
+app.command(move.pack)
+app.command(move.export)
+app.command(move.merge)
+app.command(move.split)
+app.command(move.dedupe)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
