@@ -63,7 +63,9 @@ class TextProjection(UNet):
         with torch.random.fork_rng():
             torch.manual_seed(recipe.training.seed)
             encoder, tokenizer = open_text_encoder(source, base.unet.config.cross_attention_dim, length)
-        length = encoder.config.max_position_embeddings  # less than the base's where the encoder has fewer places
+        length = (
+            encoder.config.max_position_embeddings
+        )  # less than the base's where the encoder has fewer places
         if recipe.fit:
             self.explained = fit_projection(
                 encoder, _reader(tokenizer, length), self._clip(length), self._corpus(), recipe.ridge
