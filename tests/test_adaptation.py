@@ -4,6 +4,7 @@ import copy
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from synthaug.datasets import RealRadiographs
 from synthaug.diffusion import load_checkpoint, sample
 from synthaug.errors import (
     DataError,
+    DiskFullError,
     NotInstalledError,
     OutputFolderError,
     TrainingDivergedError,
@@ -74,6 +76,40 @@ def test_losses_after_a_kill_equal_those_without(tmp_path: Path) -> None:
     assert [record.figures for record in resumed.run()] == whole[20:]
     whole_average, cut_average = start(tmp_path / "whole").averaged("line"), resumed.averaged("line")
     assert all(torch.equal(whole_average[name], cut_average[name]) for name in whole_average)
+
+
+def test_pieces_of_a_batch_learn_what_the_whole_learns(tmp_path: Path) -> None:
+    whole = [record.figures["line/loss"] for record in start(tmp_path / "whole").run(until=60)]
+    route = Line()
+    pieces = Training(
+        route, RECIPE, tmp_path / "cut", {"recipe": RECIPE.values()}, Accelerator(cpu=True), micro_batch=5
+    )
+    assert [record.figures["line/loss"] for record in pieces.run(until=60)] == pytest.approx(whole, rel=1e-3)
+
+
+def test_the_longest_start_of_a_name_decides_its_rate(tmp_path: Path) -> None:
+    rates = {"": 0.5, "b": 0.0}
+    training = Training(Line(), RECIPE, tmp_path, {}, Accelerator(cpu=True), rates)
+    before = copy.deepcopy(training.route.players["line"].state_dict())
+    list(training.run(until=3))
+    after = training.route.players["line"].state_dict()
+    assert torch.equal(after["bias"], before["bias"]) and not torch.equal(after["weight"], before["weight"])
+    # The first step of Adam is the rate itself, whatever the gradient.
+    single = Training(Line(), RECIPE, tmp_path / "one", {}, Accelerator(cpu=True), rates)
+    list(single.run(until=1))
+    step = (single.route.players["line"].weight - before["weight"]).abs()
+    torch.testing.assert_close(step, torch.full_like(step, 0.5 * 0.1 / 5), rtol=1e-4, atol=0)
+
+
+def test_a_full_disk_is_said_before_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    training = start(tmp_path)
+    needed = training.state_bytes()
+    assert needed == 16 * 3  # three numbers: weight, average and two moments of each
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=2 * needed - 1))
+    with pytest.raises(DiskFullError, match=r"found 0\.00 GB free"):
+        next(training.run())
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=2 * needed))
+    next(training.run())
 
 
 def test_a_state_of_other_settings_is_refused_by_name(tmp_path: Path) -> None:

@@ -263,28 +263,34 @@ def bert(tmp_path: Path) -> Path:
     return folder
 
 
-def test_the_fit_on_text_is_the_least_squares_of_clip_on_the_encoder(
-    bert: Path, tiny_checkpoint: Path
-) -> None:
-    from synthaug.adaptation.text_projection import _reader
+def test_the_fit_on_text_is_ridge_regression_as_scikit_learn_does_it() -> None:
+    from sklearn.linear_model import Ridge
+
     from synthaug.diffusion.projected_text_encoder import fit_projection
 
-    base = load_checkpoint(tiny_checkpoint, "cpu", "float32")
-    encoder, tokenizer = open_text_encoder(str(bert), 16, 77)
-    assert encoder.config.max_position_embeddings == 40 == tokenizer.model_max_length
-    texts = ["chest radiograph", "chest radiograph: pleural effusion", "no finding", "pleural , effusion"]
-    read, clip = _reader(tokenizer, 40), _reader(base.tokenizer, 40)
-    explained = fit_projection(
-        encoder, read, lambda t: base.text_encoder(clip(t)).last_hidden_state, texts, ridge=0.0
-    )
-    with torch.no_grad():
-        x = encoder.normalised(read(texts)).double().flatten(0, 1).numpy()
-        y = base.text_encoder(clip(texts)).last_hidden_state.double().flatten(0, 1).numpy()
-        ours = encoder(read(texts)).last_hidden_state.flatten(0, 1).numpy()
-    x = np.concatenate([x, np.ones((len(x), 1))], 1)
-    best = x @ np.linalg.lstsq(x, y, rcond=None)[0]
-    np.testing.assert_allclose(ours, best, atol=2e-2)
-    assert explained == pytest.approx(1 - ((y - best) ** 2).sum() / ((y - y.mean(0)) ** 2).sum(), abs=1e-3)
+    class Features(torch.nn.Module):
+        """Random states of six texts of nine tokens, in place of an encoder's."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.projection = torch.nn.Linear(12, 5)
+            self.states = torch.randn(6, 9, 12, generator=torch.Generator().manual_seed(1)) + 2
+
+        def normalised(self, tokens: torch.Tensor) -> torch.Tensor:
+            return self.states[tokens]
+
+    encoder, targets = Features(), torch.randn(6, 9, 5, generator=torch.Generator().manual_seed(2))
+
+    def places(texts: list[str]) -> torch.Tensor:
+        return torch.tensor([int(text) for text in texts])
+
+    explained = fit_projection(encoder, places, lambda t: targets[places(t)], "012345", ridge=0.1, batch=4)  # type: ignore[arg-type]
+    x, y = encoder.states.flatten(0, 1).double().numpy(), targets.flatten(0, 1).double().numpy()
+    reference = Ridge(alpha=0.1 * (x**2).sum(0).mean()).fit(x, y)
+    np.testing.assert_allclose(encoder.projection.weight.detach().numpy(), reference.coef_, atol=1e-5)
+    np.testing.assert_allclose(encoder.projection.bias.detach().numpy(), reference.intercept_, atol=1e-5)
+    left = ((y - reference.predict(x)) ** 2).sum() / ((y - y.mean(0)) ** 2).sum()
+    assert explained == pytest.approx(1 - left, abs=1e-2)
 
 
 def test_a_bert_in_clips_place_generates_from_its_folder_alone(
@@ -452,6 +458,15 @@ def test_a_film_with_texts_is_captioned_by_them() -> None:
         captions.draw(record, captions.CaptionRecipe(dropout=0.2), draws(0, step)) for step in range(200)
     ]
     assert set(drawn) == {"", "one", "two"} and 20 < drawn.count("") < 60
+
+
+def test_texts_beyond_the_encoder_are_counted(tiny_nih: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    data = RealRadiographs(tiny_nih)
+    texts = {data.keys[0]: ["effusion " * 40], data.keys[1]: ["short"]}
+    how = Execution(device="cpu", precision="float32", max_steps=1)
+    recipe = load_recipe("unet_smoke", {"validation": 0.0, "per_finding": None})
+    with pytest.warns(UserWarning, match=r"1 of 2 texts are longer than the 77 tokens .*'effusion eff"):
+        list(adapt(recipe, [data], tmp_path / "o", model=str(tiny_checkpoint), captions=texts, execution=how))
 
 
 # Patients -----------------------------------------------------------------------------------------------------

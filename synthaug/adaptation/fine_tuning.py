@@ -7,6 +7,7 @@ the base's scheduler decides noise schedule and prediction type.
 """
 
 import hashlib
+import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -18,8 +19,8 @@ from pydantic import Field
 from torch import Tensor
 
 from synthaug.adaptation import films, latents
-from synthaug.adaptation.captions import CaptionRecipe
-from synthaug.adaptation.denoising import DiffusionRecipe, DiffusionRoute, TextToNoise
+from synthaug.adaptation.captions import CaptionRecipe, own_texts
+from synthaug.adaptation.denoising import DiffusionRecipe, DiffusionRoute, TextToNoise, text_length
 from synthaug.adaptation.films import Films
 from synthaug.adaptation.latents import AugmentationRecipe
 from synthaug.adaptation.loop import StepRecord, Training
@@ -82,9 +83,21 @@ class FineTuning(Run):
         ]
         self.films = Films(held.pyramid, tuple(own))
         self.module = self.prepare()
+        self._count_cut_texts()
         if job.execution.checkpointing:
             self.base.unet.enable_gradient_checkpointing()
             self.base.unet.train()
+
+    def _count_cut_texts(self) -> None:
+        texts = list(dict.fromkeys(text for record in self.films.records for text in own_texts(record)))
+        length = text_length(self.tokenizer, self.module)
+        cut = [text for text in texts if len(self.tokenizer(text).input_ids) > length]
+        if cut:
+            warnings.warn(
+                f"{len(cut)} of {len(texts)} texts are longer than the {length} tokens that the text encoder reads, "
+                f"and are cut there; the first: {cut[0][:80]!r}",
+                stacklevel=2,
+            )
 
     @abstractmethod
     def prepare(self) -> TextToNoise:

@@ -107,5 +107,5 @@ def fit_projection(
     encoder.projection.weight.copy_(solved[:-1].T)
     encoder.projection.bias.copy_(solved[-1])
     residual = yy - 2 * (solved * xy).sum() + (solved * (xx @ solved)).sum()
-    spread = yy - (xy[-1] ** 2).sum() / count
+    spread = yy - (xy[-1] ** 2).sum() / count  # about the mean: the last row of x is ones
     return float(1 - residual / spread)
