@@ -209,7 +209,9 @@ def test_duplicates_are_found_across_shards(
     recipe = GenerateRecipe(
         plan=(PlanEntry(labels={EFFUSION: 1.0}, count=10),), seed=5, shard_size=4, gates=limits
     )
-    out = draw(tiny_checkpoint, tmp_path / "out", labels=None, recipe=recipe, gates=(), judge=None, count=None)
+    out = draw(
+        tiny_checkpoint, tmp_path / "out", labels=None, recipe=recipe, gates=(), judge=None, count=None
+    )
     lines = [json.loads(line) for line in (out / "rejected.jsonl").read_text().splitlines()]
     assert [(line["key"], line["index"], line["gate"]) for line in lines] == [("000000007", 7, "duplicate")]
 

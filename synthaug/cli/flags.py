@@ -13,17 +13,17 @@ Label = Annotated[
     Many,
     Parameter(help="A finding, or FINDING=0 for its absence. Repeated: every film has them all."),
 ]
-Count = Annotated[int | None, Parameter(help="Number of films; by default 16.")]
+Count = Annotated[int, Parameter(help="Number of films; by default 16.")]
 Seed = Annotated[
-    int | None,
+    int,
     Parameter(help="A film's noise depends on the seed, by default 0, and the film's index alone."),
 ]
-ShardSize = Annotated[int | None, Parameter(help="Films in a shard; by default 1000.")]
+ShardSize = Annotated[int, Parameter(help="Films in a shard; by default 1000.")]
 Steps = Annotated[int | None, Parameter(help="Steps of the sampler; by default the checkpoint's.")]
 GuidanceScale = Annotated[float | None, Parameter(help="How strongly the prompt steers; 1 is off.")]
 BatchSize = Annotated[int | None, Parameter(help="Films sampled together; by default what the device holds.")]
 ImageFormat = Annotated[
-    Literal["png", "jpeg", "webp"] | None, Parameter(help="How films are stored; by default png.")
+    Literal["png", "jpeg", "webp"], Parameter(help="How films are stored; by default png.")
 ]
 ImageSize = Annotated[int | None, Parameter(help="Edge in pixels; by default the checkpoint's.")]
 Prompt = Annotated[str | None, Parameter(help="Free text in place of the one made from the labels.")]
