@@ -218,6 +218,12 @@ def test_a_lora_of_the_wrong_shape_or_architecture_names_the_layer(adapter: Path
         load_checkpoint(adapter, "cpu")
 
 
+def test_a_lora_that_names_no_base_is_told_from_a_checkpoint(adapter: Path) -> None:
+    (adapter / "synthaug.json").unlink()
+    with pytest.raises(CheckpointError, match=r"a LoRA without synthaug\.json, so nobody knows its base"):
+        load_checkpoint(adapter, "cpu")
+
+
 def test_an_adapter_without_its_base_says_where_to_put_it(adapter: Path, tmp_path: Path) -> None:
     (adapter / "base").rename(tmp_path / "tiny")
     assert load_checkpoint(adapter, "cpu").card.route == "lora"  # beside the adapter, by its name

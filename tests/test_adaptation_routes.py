@@ -250,6 +250,8 @@ def test_every_route_on_real_films(films: Path, tiny_checkpoint: Path, tmp_path:
     real = RealRadiographs(films / "nih-sample", split="generator", splits_file="nih-sample")
     changes: dict = {"findings": ["no_finding", "pneumothorax"], "training.steps": 24}
     changes |= {"per_finding": 8}
+    if route == "textual_inversion":  # a few vectors move a random U-Net little: larger steps
+        changes |= {"training.learning_rate": 0.05, "training.batch_size": 16, "captions.dropout": 0.0}
     recipe = load_recipe(f"{route}_smoke", changes)
     encoder = str(tiny_checkpoint / "text_encoder") if route == "text_projection" else None
     how = replace(CPU, save_every=12)

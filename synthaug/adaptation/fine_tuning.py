@@ -112,8 +112,10 @@ class FineTuning(Run):
         return free, sum(p.numel() for m in (self.module, self.base.vae) for p in m.parameters())
 
     def facts(self) -> dict[str, Any]:
-        base = self.base
+        base, card = self.base, self.card()
         return {
+            "findings": list(card.findings),
+            "views": list(card.views),
             "base": {"name": base.name, "sha256": base.sha256, "terms": base.card.attribution or "unknown"},
             "parameters trained": self.parameters()[0],
             "parameters": self.parameters()[1],

@@ -79,6 +79,11 @@ def check_index(folder: Path) -> dict[str, str]:
         CheckpointError: no index, a component is not named there, or its class is not one of `CLASSES`.
     """
     if not (folder / INDEX).exists():
+        if (folder / "pytorch_lora_weights.safetensors").exists():
+            raise CheckpointError(
+                f"{folder}: a LoRA without synthaug.json, so nobody knows its base; write one with base{{name, sha256}} "
+                "and the findings it draws, as `synthaug adapt --recipe lora` does"
+            )
         loose = sorted(path.name for pattern in (*PICKLES, "*.safetensors") for path in folder.glob(pattern))
         found = f"found {loose[0]}, a single-file checkpoint; " if loose else ""
         raise CheckpointError(
