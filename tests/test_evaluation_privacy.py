@@ -118,7 +118,11 @@ def test_membership_is_the_auroc_of_the_distance_to_the_nearest_synthetic_film()
 
     expected = roc_auc_score([1] * 50 + [0] * 60, -np.concatenate([least(training), least(unseen)]))
     assert found.name == MEMBERSHIP and found.value == pytest.approx(expected, abs=1e-6) and found.low > 0.5  # type: ignore[operator]
-    assert found.n == 110 and found.note == "no verdict: 110 real films, 1500 are needed"
+    assert found.n == 110 and found.note == "no verdict: 45 synthetic films, 200 are needed"
+    enough = membership(films(np.tile(drawn.thumbnails, (5, 1, 1, 1)), "drawn"), training, unseen)
+    assert enough.note == "no verdict: 110 real films, 1500 are needed" and enough.value == found.value
+    many = [films(np.tile(one.thumbnails, (14, 1, 1, 1)), one.names[0]) for one in (training, unseen)]
+    assert membership(films(np.tile(drawn.thumbnails, (5, 1, 1, 1)), "drawn"), *many).note is None
     innocent = membership(films(smooth(45, 8), "drawn"), training, unseen)
     assert innocent.low < 0.5 < innocent.high  # type: ignore[operator]
 

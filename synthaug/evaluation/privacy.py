@@ -26,7 +26,8 @@ from synthaug.neighbours import nearest
 CANDIDATES = 10
 SHIFT = 4
 RATE = 0.01
-VERDICT_FROM = 1500
+VERDICT_FROM = 1500  # real films
+SYNTHETIC_FROM = 200  # synthetic films: fewer leave most training films without a near one
 NAMES = (
     "nearer than unseen real films",
     "nearest training film, median",
@@ -196,7 +197,9 @@ def membership(synthetic: Films, training: Films, unseen: Films, arm: str = "syn
     labels = np.repeat([1.0, 0.0], [len(training), len(unseen)])
     clusters = [*(f"training/{c}" for c in training.clusters), *(f"unseen/{c}" for c in unseen.clusters)]
     area = auroc_interval(scores, labels, clusters)
-    few = len(both) < VERDICT_FROM
+    few = f"{len(both)} real films, {VERDICT_FROM} are needed" if len(both) < VERDICT_FROM else ""
+    if len(source) < SYNTHETIC_FROM:
+        few = f"{len(source)} synthetic films, {SYNTHETIC_FROM} are needed"
     return Metric(
         name=MEMBERSHIP,
         value=area.value,
@@ -204,7 +207,7 @@ def membership(synthetic: Films, training: Films, unseen: Films, arm: str = "syn
         high=area.high,
         n=len(both),
         floor=0.5,
-        note=f"no verdict: {len(both)} real films, {VERDICT_FROM} are needed" if few else None,
+        note=f"no verdict: {few}" if few else None,
         protocol=protocol_id(MEMBERSHIP, 1, source.digest, source.resize, len(source)),
         **facts,
     )

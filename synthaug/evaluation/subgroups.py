@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from synthaug.evaluation.intervals import difference, proportion
-from synthaug.evaluation.label_fidelity import NAMES, Judge, Scored, fidelity_metrics, noise_clusters
+from synthaug.evaluation.label_fidelity import Judge, Scored, fidelity_metrics, noise_clusters
 from synthaug.evaluation.results import Metric, missing, protocol_id
 
 AGES = ((0, 18, "0-17"), (18, 40, "18-39"), (40, 60, "40-59"), (60, 200, "60+"))
@@ -53,7 +53,7 @@ def groups_of(values: dict[str, list[str | None]]) -> dict[str, tuple[np.ndarray
 def subgroup_metrics(
     judge: Judge, data: Any, scores: np.ndarray, finding: str, arm: str = "real"
 ) -> list[Metric]:
-    """The four figures and the gap of every subgroup that has films.
+    """The four figures and the gap of every subgroup; where films are too few, one line that says so.
 
     Arguments: `scores` (n,) the detector's probabilities of the finding for every film of `data`.
     """
@@ -72,7 +72,7 @@ def subgroup_metrics(
         }
         if min(counts) < LEAST:
             reason = f"{counts[0]} {finding} and {counts[1]} no_finding films; {LEAST} of each are needed"
-            out += [missing(figure, reason, **facts) for figure in (*NAMES, GAP)]
+            out.append(missing(GAP, reason, **facts))
             continue
         chosen = np.flatnonzero(inside & (present | absent))
         scored = Scored(scores[chosen], present[chosen].astype(float), tuple(clusters[i] for i in chosen))

@@ -6,7 +6,8 @@ and never read as mathematics.
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from synthaug.evaluation.results import Metric
@@ -35,53 +36,48 @@ def interval_chart(metrics: Sequence[Metric], reference: float | None = None) ->
     shown = [m for m in metrics if m.value is not None]
     if not shown:
         return ""
-    labels = [_short(row_name(m)) for m in shown]
-    figure, axes = _figure(7.0, 0.55 + 0.24 * len(shown))
-    for y, metric in enumerate(shown):
-        value = float(metric.value or 0)
-        if metric.low is not None and metric.high is not None:
-            axes.plot(
-                [metric.low, metric.high], [y, y], color=BLUE, linewidth=2, alpha=0.6, solid_capstyle="butt"
-            )
-        axes.plot([value], [y], "o", color=BLUE, markersize=4.5)
-        if metric.floor is not None:
-            axes.plot([metric.floor, metric.floor], [y - 0.32, y + 0.32], color=ORANGE, linewidth=2)
-    if reference is not None:
-        axes.axvline(reference, color=INK, linewidth=0.8, linestyle=":")
-    axes.set_yticks(range(len(shown)), labels)
-    axes.set_ylim(len(shown) - 0.4, -0.6)
-    axes.grid(axis="x", color=INK, alpha=0.15, linewidth=0.6)
-    return _svg(figure, f"{len(shown)} figures with their intervals")
+    with _axes(7.0, 0.55 + 0.24 * len(shown)) as (figure, axes):
+        for y, metric in enumerate(shown):
+            if metric.low is not None and metric.high is not None:
+                axes.plot([metric.low, metric.high], [y, y], color=BLUE, linewidth=2, alpha=0.6)
+            axes.plot([metric.value], [y], "o", color=BLUE, markersize=4.5)
+            if metric.floor is not None:
+                axes.plot([metric.floor, metric.floor], [y - 0.32, y + 0.32], color=ORANGE, linewidth=2)
+        if reference is not None:
+            axes.axvline(reference, color=INK, linewidth=0.8, linestyle=":")
+        axes.set_yticks(range(len(shown)), [_short(row_name(m)) for m in shown])
+        axes.set_ylim(len(shown) - 0.4, -0.6)
+        axes.grid(axis="x", color=INK, alpha=0.15, linewidth=0.6)
+        return _svg(figure, f"{len(shown)} figures with their intervals")
 
 
 def curve(points: Sequence[tuple[float, float, float]], x_label: str, names: tuple[str, str]) -> str:
     """Two values over one setting, guidance say: points (x, first, second)."""
     ordered = sorted(points)
-    figure, axes = _figure(6.0, 3.0)
-    for column, (name, colour) in enumerate(zip(names, (BLUE, ORANGE), strict=True), 1):
-        axes.plot([p[0] for p in ordered], [p[column] for p in ordered], "o-", color=colour, label=name)
-    axes.set_xlabel(x_label)
-    axes.set_ylim(0, 1.02)
-    axes.grid(color=INK, alpha=0.15, linewidth=0.6)
-    axes.legend(frameon=False)
-    return _svg(figure, f"{names[0]} and {names[1]} over {x_label}")
+    with _axes(6.0, 3.0) as (figure, axes):
+        for column, (name, colour) in enumerate(zip(names, (BLUE, ORANGE), strict=True), 1):
+            axes.plot([p[0] for p in ordered], [p[column] for p in ordered], "o-", color=colour, label=name)
+        axes.set_xlabel(x_label)
+        axes.set_ylim(0, 1.02)
+        axes.grid(color=INK, alpha=0.15, linewidth=0.6)
+        axes.legend(frameon=False)
+        return _svg(figure, f"{names[0]} and {names[1]} over {x_label}")
 
 
-def _figure(width: float, height: float) -> tuple[Any, Any]:
+@contextmanager
+def _axes(width: float, height: float) -> Iterator[tuple[Any, Any]]:
+    """An empty figure and its axes; the style holds for all that is put on them."""
     import matplotlib
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
-        return figure, figure.subplots()
+        yield figure, figure.subplots()
 
 
 def _svg(figure: Any, description: str) -> str:
-    import matplotlib
-
     out = io.StringIO()
-    with matplotlib.rc_context(STYLE):
-        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = out.getvalue()
     text = text[text.index("<svg") :].replace(INK, "currentColor")
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)

@@ -16,6 +16,7 @@ from synthaug.findings import title
 from synthaug.report.sections import interval, number
 
 Level = Literal["good", "bad", "open"]
+CLEAR = 4  # times the rate of innocent films: an interval that reaches farther rules too little out to be good news
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +91,15 @@ def _same(metric: Metric, other: Metric, name: str, arm: str) -> bool:
 
 
 def _resemblance(results: Results) -> Iterator[Verdict]:
+    thin: list[str] = []
     for metric in results.metrics:
         if metric.name != "KID":
             continue
-        who = f"{_words(metric.finding).capitalize()}, in features of {metric.extractor}"
         if metric.value is None or metric.low is None or metric.floor is None:
-            yield Verdict("open", f"{who}: {metric.reason or 'no interval'}.")
+            said = f"{_words(metric.finding)}, {metric.reason or 'no interval'}"
+            thin += [said] if said not in thin else []
             continue
+        who = f"{_words(metric.finding).capitalize()}, in features of {metric.extractor}"
         covered = _beside(results, metric, "coverage", "synthetic")
         beside = (
             f"; coverage {number(covered.value)}, of real films {number(covered.floor)}" if covered else ""
@@ -105,20 +108,24 @@ def _resemblance(results: Results) -> Iterator[Verdict]:
         said = "told apart from real films" if apart else "not told apart from real films"
         figures = f"KID {_told(metric)}, real films {number(metric.floor)}{beside}; {metric.n} films of each"
         yield Verdict("bad" if apart else "good", f"{who}: {said}. {figures}.")
+    if thin:
+        yield Verdict("open", f"Resemblance could not be measured: {'; '.join(thin)}.")
 
 
 def _privacy(results: Results) -> Iterator[Verdict]:
     for metric in results.metrics:
         if metric.name == NAMES[0]:
-            if metric.value is None or metric.low is None or metric.floor is None:
+            if metric.value is None or metric.low is None or metric.high is None or metric.floor is None:
                 yield Verdict("open", f"Copies of training films: {metric.reason}.")
                 continue
-            level: Level = "bad" if metric.low > metric.floor else "good"
-            meaning = "more" if level == "bad" else "no more"
+            more = metric.low > metric.floor
+            level: Level = "bad" if more else "good" if metric.high <= CLEAR * metric.floor else "open"
+            meaning = "more than innocent films would" if more else "no sign of copies"
+            meaning += f"; a share of up to {number(metric.high)} is not ruled out" if level == "open" else ""
             yield Verdict(
                 level,
                 f"Copies of training films: a share of {_told(metric)} of {metric.n} films lies nearer to a training film "
-                f"than all but {metric.floor:g} of unseen real films do, {meaning} than innocent films would.",
+                f"than all but {metric.floor:g} of unseen real films do: {meaning}.",
             )
         elif metric.name == MEMBERSHIP and metric.value is not None and metric.low is not None:
             found = f"Membership inference: AUROC {_told(metric)}"
