@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from synthaug import imagenet
 from synthaug.benchmark.toy import toy_films
+from synthaug.detection import detector as detector_room
 from synthaug.detection.augment import Augmentation, augment
 from synthaug.detection.calibration import (
     auroc_by_finding,
@@ -21,7 +22,7 @@ from synthaug.detection.calibration import (
     fit_temperature,
     youden_threshold,
 )
-from synthaug.detection.detector import Detector, DetectorConfig, build_detector, load_detector
+from synthaug.detection.detector import Detector, DetectorConfig, build_detector, load_detector, uses_bf16
 from synthaug.detection.films import Films, align, hold, split_films
 from synthaug.detection.loss import masked_loss, sampling_weights
 from synthaug.detection.predict import extract, predict
@@ -301,6 +302,17 @@ def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
     for name, weights in one.items():
         # AdamW takes a full step along the sign of a gradient near zero, which rounding can turn.
         assert (both[name].float() - weights.float()).abs().mean() < 2e-3, name
+
+
+def test_bf16_is_for_hardware_that_has_it_and_not_for_depthwise_convolutions_on_a_cpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plain, depthwise = (build_detector(config(arch), seed=0) for arch in ("test_resnet", "test_efficientnet"))
+    monkeypatch.setattr(detector_room, "choose_dtype", lambda device: torch.bfloat16)
+    assert uses_bf16(plain, torch.device("cpu")) and not uses_bf16(depthwise, torch.device("cpu"))
+    assert uses_bf16(depthwise, torch.device("cuda"))
+    monkeypatch.setattr(detector_room, "choose_dtype", lambda device: torch.float32)
+    assert not uses_bf16(plain, torch.device("cuda"))
 
 
 def test_nothing_to_learn_is_said(tmp_path: Path) -> None:

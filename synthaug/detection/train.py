@@ -24,8 +24,8 @@ from synthaug.detection.detector import (
     Start,
     build_detector,
     digest_of,
-    has_bf16,
     load_detector,
+    uses_bf16,
 )
 from synthaug.detection.films import Films, Fit, RadiographData, hold, known_patients, split_films
 from synthaug.detection.loss import masked_sums, positive_weights, sampling_weights
@@ -196,6 +196,7 @@ def _train(
         identity["start"] = digest_of(begun)
     load_state(out, state, identity)
     trained, mine = place.wrap(detector), place.mine(recipe.batch_size)
+    mixed = uses_bf16(detector, device)
     draw = sampling_weights(train.labels) if recipe.balance == "sampling" else None
     positive = torch.from_numpy(positive_weights(train.labels, recipe.balance)).to(device)
     emphasis = torch.tensor([recipe.emphasis.get(f, 1.0) for f in train.findings], device=device)
@@ -212,7 +213,7 @@ def _train(
         trained.train()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed((recipe.seed << 32) + step)
-            with torch.autocast(device.type, torch.bfloat16, enabled=has_bf16(device)):
+            with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
                 scores = trained(images[mine].contiguous(memory_format=torch.channels_last))
             total, weight = masked_sums(
                 scores.float(), labels[mine], positive, emphasis, recipe.label_smoothing
