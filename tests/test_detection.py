@@ -1,6 +1,9 @@
 """Detectors: the folder, the loss, the choices on validation, and training that resumes exactly."""
 
 import json
+import os
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -11,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from synthaug import imagenet
 from synthaug.benchmark.toy import toy_films
+from synthaug.detection import detector as detector_room
 from synthaug.detection.augment import Augmentation, augment
 from synthaug.detection.calibration import (
     auroc_by_finding,
@@ -18,10 +22,11 @@ from synthaug.detection.calibration import (
     fit_temperature,
     youden_threshold,
 )
-from synthaug.detection.detector import Detector, DetectorConfig, build_detector, load_detector
+from synthaug.detection.detector import Detector, DetectorConfig, build_detector, load_detector, uses_bf16
 from synthaug.detection.films import Films, align, hold, split_films
+from synthaug.detection.loss import masked_loss, sampling_weights
 from synthaug.detection.predict import extract, predict
-from synthaug.detection.train import TrainRecipe, learning_rate, masked_loss, sampling_weights, train_detector
+from synthaug.detection.train import TrainRecipe, learning_rate, train_detector
 from synthaug.embedded import detector_facts
 from synthaug.errors import DataError, DetectorError, ImageError, OutputFolderError, UnknownNameError
 
@@ -245,6 +250,69 @@ def test_a_run_that_was_cut_off_ends_as_if_it_had_not_been(tmp_path: Path) -> No
     run(tmp_path / "cut", None)
     for name in ("model.safetensors", "config.json"):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_training_may_begin_from_another_detector(tmp_path: Path) -> None:
+    films = toy_films(40, 48, "pleural_effusion", 0)
+    list(train_detector(films, recipe=QUICK, out=tmp_path / "first"))
+    still = QUICK.model_copy(update={"steps": 1, "learning_rate": 1e-12, "ema": 0.0})
+    list(train_detector(films, recipe=still, out=tmp_path / "second", begin_from=tmp_path / "first"))
+    first, second = load_detector(tmp_path / "first"), load_detector(tmp_path / "second")
+    assert second.config.start.startswith("detector ")
+    for name, weights in first.network.named_parameters():
+        torch.testing.assert_close(second.network.state_dict()[name], weights, atol=2e-3, rtol=0)
+    other = still.model_copy(update={"arch": "test_vit"})
+    with pytest.raises(DetectorError, match="expected test_vit"):
+        list(train_detector(films, recipe=other, out=tmp_path / "third", begin_from=tmp_path / "first"))
+
+
+TWO = """
+import json, os, pathlib, sys, torch
+torch.set_num_threads(1)
+from synthaug.benchmark.toy import toy_films
+from synthaug.detection.train import TrainRecipe, train_detector
+recipe = TrainRecipe(arch="test_vit", image_size=48, steps=6, batch_size=7, validate_every=3, learning_rate=3e-3, ema=0.9)
+films = toy_films(40, 48, "pleural_effusion", 0)
+losses = [r.loss for r in train_detector(films, recipe=recipe, out=sys.argv[1], device="cpu")]
+if os.environ.get("RANK", "0") == "0":
+    pathlib.Path(sys.argv[1], "losses.json").write_text(json.dumps(losses))
+torch.distributed.is_initialized() and torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.long
+def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
+    """A network without batch statistics, seven films a batch: the slices of the two are unequal."""
+    (tmp_path / "two.py").write_text(TWO)
+    paths = {"PYTHONPATH": str(Path(imagenet.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    for name, command in (("one", [sys.executable]), ("both", launch)):
+        done = subprocess.run(
+            [*command, str(tmp_path / "two.py"), str(tmp_path / name)],
+            env={**os.environ, **paths},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+    facts = [json.loads((tmp_path / name / "config.json").read_text()) for name in ("one", "both")]
+    assert [fact["training"]["processes"] for fact in facts] == [1, 2]
+    one, both = (json.loads((tmp_path / name / "losses.json").read_text()) for name in ("one", "both"))
+    assert one == pytest.approx(both, rel=5e-3) and len(set(one)) == 6
+    one, both = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "both"))
+    for name, weights in one.items():
+        # AdamW takes a full step along the sign of a gradient near zero, which rounding can turn.
+        assert (both[name].float() - weights.float()).abs().mean() < 2e-3, name
+
+
+def test_bf16_is_for_hardware_that_has_it_and_not_for_depthwise_convolutions_on_a_cpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plain, depthwise = (build_detector(config(arch), seed=0) for arch in ("test_resnet", "test_efficientnet"))
+    monkeypatch.setattr(detector_room, "choose_dtype", lambda device: torch.bfloat16)
+    assert uses_bf16(plain, torch.device("cpu")) and not uses_bf16(depthwise, torch.device("cpu"))
+    assert uses_bf16(depthwise, torch.device("cuda"))
+    monkeypatch.setattr(detector_room, "choose_dtype", lambda device: torch.float32)
+    assert not uses_bf16(plain, torch.device("cuda"))
 
 
 def test_nothing_to_learn_is_said(tmp_path: Path) -> None:

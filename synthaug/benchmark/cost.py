@@ -14,7 +14,7 @@ import torch
 from synthaug.benchmark import frozen
 from synthaug.benchmark.study import Cell, Study
 from synthaug.detection.augment import augment
-from synthaug.detection.detector import Detector, DetectorConfig, build_detector, has_bf16
+from synthaug.detection.detector import Detector, DetectorConfig, build_detector, uses_bf16
 from synthaug.detection.predict import extract, predict
 from synthaug.diffusion.device import choose_device
 
@@ -92,7 +92,7 @@ def _full(study: Study, cells: list[Cell], device: str) -> float:
 
 
 def _forward(detector: Detector, images: torch.Tensor) -> torch.Tensor:
-    with torch.autocast(images.device.type, torch.bfloat16, enabled=has_bf16(images.device)):
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=uses_bf16(detector, images.device)):
         return detector(images.contiguous(memory_format=torch.channels_last)).float().square().mean()
 
 

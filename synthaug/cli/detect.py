@@ -1,5 +1,6 @@
 """`synthaug train` and `synthaug predict`."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -59,7 +60,8 @@ def train(
         say(
             columns([[name, f"{value:.3f}"] for name, value in best.items()], ["finding", "validation AUROC"])
         )
-    say(f"{out}: done; `synthaug predict --detector {out} --data DIR` uses it")
+    if os.environ.get("RANK", "0") == "0":  # of several processes, one speaks
+        say(f"{out}: done; `synthaug predict --detector {out} --data DIR` uses it")
 
 
 def predict(

@@ -1,6 +1,7 @@
 """From images to probabilities, batch by batch.
 
-Conventions: probabilities are float32 (n, findings) in the detector's order, after its temperature.
+Conventions: probabilities are float32 (n, findings) in the detector's order, after its temperature. Everything is computed
+in float32, whatever the hardware: eight bits of mantissa would tie films that differ, and move scores with the batch size.
 """
 
 from typing import cast
@@ -8,7 +9,7 @@ from typing import cast
 import numpy as np
 import torch
 
-from synthaug.detection.detector import Detector, has_bf16
+from synthaug.detection.detector import Detector
 from synthaug.detection.films import RadiographData, hold
 from synthaug.errors import ImageError
 from synthaug.images import resize
@@ -36,8 +37,7 @@ def _run(detector: Detector, block: np.ndarray, batch_size: int, features: bool)
     try:
         for start in range(0, len(block), batch_size):
             batch = torch.from_numpy(np.ascontiguousarray(block[start : start + batch_size])).to(device)
-            with torch.autocast(device.type, torch.bfloat16, enabled=has_bf16(device) and not features):
-                result = detector.features(batch) if features else detector(batch)
+            result = detector.features(batch) if features else detector(batch)
             out.append(result.float().cpu())
     finally:
         detector.train(was_training)

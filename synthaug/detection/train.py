@@ -14,9 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor
 
 from synthaug.detection.augment import Augmentation, augment
 from synthaug.detection.calibration import auroc_by_finding, choose_thresholds, fit_temperature
@@ -26,13 +24,14 @@ from synthaug.detection.detector import (
     Start,
     build_detector,
     digest_of,
-    has_bf16,
     load_detector,
+    uses_bf16,
 )
 from synthaug.detection.films import Films, Fit, RadiographData, hold, known_patients, split_films
+from synthaug.detection.loss import masked_sums, positive_weights, sampling_weights
 from synthaug.detection.predict import logits, predict
+from synthaug.detection.processes import Processes, processes
 from synthaug.detection.training_state import TrainingState, average, load_state, save_state
-from synthaug.diffusion.device import choose_device
 from synthaug.errors import DataError, DetectorError, TrainingDivergedError
 from synthaug.recipes import Recipe
 
@@ -101,6 +100,8 @@ def train_detector(
 ) -> Iterator[StepRecord]:
     """Train a detector and write it to `out`; the same call again resumes a run that was cut off.
 
+    Several devices: call it in each process that `accelerate launch` started (`processes`).
+
     Arguments: `data` one or more data sets (real, synthetic, mixed); `arch` replaces the recipe's; `validation` the films
     to choose by (default: a part of the patients of `data`); `facts` more entries for `config.training`; `begin_from` a
     detector folder of the same network whose weights are the start, in place of the recipe's.
@@ -112,7 +113,7 @@ def train_detector(
         recipe = recipe.model_copy(update={"arch": arch})
     train, held_out = _two_parts(data, validation, recipe)
     begun = None if begin_from is None else load_detector(begin_from)
-    return _train(train, held_out, recipe, Path(out), choose_device(device), save_every, facts or {}, begun)
+    return _train(train, held_out, recipe, Path(out), processes(device), save_every, facts or {}, begun)
 
 
 def _two_parts(data: Any, validation: Any, recipe: TrainRecipe) -> tuple[Films, Films]:
@@ -146,44 +147,6 @@ def _teachable(films: Films, held_out: Films) -> tuple[Films, Films]:
     )
 
 
-def sampling_weights(labels: np.ndarray) -> np.ndarray:
-    """How often each film is drawn, summing to 1: the mean over its known findings of 1 / (films with the same value).
-
-    A film of a very rare finding is drawn at most four times as often as films are on average.
-    """
-    share = np.zeros(labels.shape)
-    for value in (0.0, 1.0):
-        match = labels == value
-        share += match / np.maximum(match.sum(0, keepdims=True), 1)
-    weights = share.sum(1) / np.maximum((~np.isnan(labels)).sum(1), 1)
-    if not weights.any():
-        raise DataError("no film has a known label for the findings to learn")
-    weights = np.minimum(weights, 4 * weights.mean())
-    return weights / weights.sum()
-
-
-def masked_loss(
-    logits: Tensor, labels: Tensor, positive: Tensor, emphasis: Tensor, smoothing: float = 0.0
-) -> Tensor:
-    """Binary cross-entropy (B, f) averaged over known labels.
-
-    Arguments: `labels` 1, 0 or NaN; `positive` (f,) the weight of present labels; `emphasis` (f,) the weight of a finding.
-    """
-    known = ~torch.isnan(labels)
-    target = torch.where(known, labels, torch.zeros_like(labels))
-    smooth = target * (1 - 2 * smoothing) + smoothing
-    each = F.binary_cross_entropy_with_logits(logits, smooth, pos_weight=positive, reduction="none")
-    weight = known * emphasis
-    return (each * weight).sum() / weight.sum().clamp(min=1e-9)
-
-
-def _positive_weights(labels: np.ndarray, balance: str) -> np.ndarray:
-    if balance != "weights":
-        return np.ones(labels.shape[1], np.float32)
-    present, absent = (labels == 1).sum(0), (labels == 0).sum(0)
-    return np.clip(absent / np.maximum(present, 1), 0.05, 20).astype(np.float32)
-
-
 def learning_rate(step: int, recipe: TrainRecipe) -> float:
     """Linear warm-up, then half a cosine down to zero; `step` counts from 0."""
     warm = max(1, round(recipe.warmup * recipe.steps))
@@ -204,7 +167,7 @@ def _train(
     held_out: Films,
     recipe: TrainRecipe,
     out: Path,
-    device: torch.device,
+    place: Processes,
     save_every: int,
     facts: dict[str, Any],
     begun: Detector | None,
@@ -221,6 +184,7 @@ def _train(
     )
     if begun is not None:
         _take_over(detector, begun)
+    device = place.device
     detector = detector.to(device, memory_format=torch.channels_last)
     config = detector.config
     optimizer = torch.optim.AdamW(
@@ -231,8 +195,10 @@ def _train(
     if begun is not None:
         identity["start"] = digest_of(begun)
     load_state(out, state, identity)
+    trained, mine = place.wrap(detector), place.mine(recipe.batch_size)
+    mixed = uses_bf16(detector, device)
     draw = sampling_weights(train.labels) if recipe.balance == "sampling" else None
-    positive = torch.from_numpy(_positive_weights(train.labels, recipe.balance)).to(device)
+    positive = torch.from_numpy(positive_weights(train.labels, recipe.balance)).to(device)
     emphasis = torch.tensor([recipe.emphasis.get(f, 1.0) for f in train.findings], device=device)
 
     while state.step < recipe.steps:
@@ -244,17 +210,21 @@ def _train(
         generator = torch.Generator().manual_seed((recipe.seed << 32) + step)
         images = augment(torch.from_numpy(train.images[chosen]).to(device), recipe.augmentation, generator)
         labels = torch.from_numpy(train.labels[chosen]).to(device)
-        detector.train()
+        trained.train()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed((recipe.seed << 32) + step)
-            with torch.autocast(device.type, torch.bfloat16, enabled=has_bf16(device)):
-                scores = detector(images.contiguous(memory_format=torch.channels_last))
-            loss = masked_loss(scores.float(), labels, positive, emphasis, recipe.label_smoothing)
+            with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
+                scores = trained(images[mine].contiguous(memory_format=torch.channels_last))
+            total, weight = masked_sums(
+                scores.float(), labels[mine], positive, emphasis, recipe.label_smoothing
+            )
+            # Gradients are averaged over processes: each gives its share of the sum, as if there were one.
+            loss = place.world * total / place.total(weight).clamp(min=1e-9)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
         torch.nn.utils.clip_grad_norm_(detector.parameters(), recipe.clip)
         optimizer.step()
-        value = loss.item()
+        value = (place.total(loss) / place.world).item()
         if not math.isfinite(value):
             raise TrainingDivergedError(
                 f"{out}: the loss is {value} at step {step + 1}; lower learning_rate ({recipe.learning_rate})"
@@ -262,25 +232,21 @@ def _train(
         state.step += 1
         average(state.averaged, detector, min(recipe.ema, state.step / (state.step + 10)))
         measured, best = None, False
-        if state.step % recipe.validate_every == 0 or state.step == recipe.steps:
+        if place.first and (state.step % recipe.validate_every == 0 or state.step == recipe.steps):
             measured = auroc_by_finding(
                 logits(state.averaged, held_out.images), held_out.labels, held_out.findings
             )
             best = state.consider(_selection(measured, recipe.select))
-        if state.step % save_every == 0 and state.step < recipe.steps:
+        if place.first and state.step % save_every == 0 and state.step < recipe.steps:
             save_state(out, state, identity)
         yield StepRecord(state.step, recipe.steps, value, rate, measured, best)
 
-    final = state.kept() if recipe.keep == "best" else state.averaged
-    _write(
-        final,
-        config,
-        held_out,
-        recipe,
-        out,
-        {**facts, "films": len(train), "patients": len(set(train.patients))},
-    )
-    state.discard(out)
+    if place.first:
+        final = state.kept() if recipe.keep == "best" else state.averaged
+        seen = {**facts, "films": len(train), "patients": len(set(train.patients)), "processes": place.world}
+        _write(final, config, held_out, recipe, out, seen)
+        state.discard(out)
+    place.wait()
 
 
 def _take_over(detector: Detector, begun: Detector) -> None:
