@@ -2,11 +2,13 @@
 
 Every film is given exactly once in an epoch, whatever the number of nodes and workers: whole shards are dealt
 to nodes, then a node's shards to its workers; where shards are fewer than takers, films are dealt instead.
-Nothing is repeated to make nodes equal, so a loop over several of them must bear an uneven end.
+Nothing is repeated to make nodes equal, so a loop over several of them must bear an uneven end. An epoch resumes
+in its middle: `state_dict` says where it stands, `load_state_dict` goes on from there.
 """
 
+import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,10 +21,12 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from synthaug import findings as vocabulary
 from synthaug.datasets.selection import label_columns
-from synthaug.errors import ImageError
+from synthaug.errors import DataError, ImageError
 from synthaug.images import read, resize
 from synthaug.record import Record
-from synthaug.shards import ShardSet, stream
+from synthaug.shards.manifest import read_manifest
+from synthaug.shards.reading import named_findings, read_index, read_shard
+from synthaug.shards.storage import Storage
 
 T = TypeVar("T")
 
@@ -31,7 +35,7 @@ class SyntheticRadiographsStream(IterableDataset[tuple[Any, Any]]):
     """Synthetic films as (PIL "L" image, float32 label vector), one after the other.
 
     Args:
-        root: a folder of shards.
+        root: a folder of shards, or a URL that fsspec reads (s3://, gs://, hf://, https://).
         findings: columns of the labels, by any alias; by default those that the records name.
         transform: of the PIL "L" image.
         target_transform: of the label vector.
@@ -62,20 +66,52 @@ class SyntheticRadiographsStream(IterableDataset[tuple[Any, Any]]):
         image_size: int | None = None,
         fit: str = "crop",
     ) -> None:
-        shards = ShardSet(root)
-        self.root = Path(root)
-        self.counts = [entry.count for entry in shards.manifest.shards]
-        self.findings = label_columns(shards.findings if findings is None else findings)
+        self.storage = Storage(root)
+        self.root = self.storage.root
+        self.shards = read_manifest(root).shards
+        self.counts = [entry.count for entry in self.shards]
+        if findings is None:
+            findings = named_findings(read_index(self.storage, entry) for entry in self.shards)
+        self.findings = label_columns(findings)
         self.transform, self.target_transform = transform, target_transform
         self.shuffle, self.seed = shuffle, seed
         self.rank, self.world_size = rank, world_size
         self.image_size, self.fit = image_size, fit
         # Shared memory, so that workers which outlive an epoch see the next one's number.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._given = self._skip = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the shuffle of this epoch; call it before each one."""
         self._epoch.fill_(epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where this epoch stands, as plain values: what `load_state_dict` goes on from.
+
+        In a DataLoader with workers each worker has its own state: torchdata's `StatefulDataLoader` keeps them.
+        """
+        return {**self._identity(), "epoch": int(self._epoch), "given": self._given}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Have the next iteration go on after the films that `state` had given, in the same order.
+
+        Raises:
+            DataError: the state of another data set, shuffle or number of nodes: its place means nothing here.
+        """
+        here = self._identity()
+        if differing := [name for name, value in here.items() if state.get(name) != value]:
+            raise DataError(
+                f"{self.root}: the saved state differs in {', '.join(differing)}; begin the epoch anew, or open "
+                "the stream as it was"
+            )
+        self.set_epoch(int(state["epoch"]))
+        self._skip = int(state["given"])
+
+    def _identity(self) -> dict[str, Any]:
+        rank, world = self._node()
+        shards = hashlib.sha256("".join(entry.sha256 for entry in self.shards).encode()).hexdigest()
+        order = {"shuffle": self.shuffle, "seed": self.seed, "rank": rank, "world_size": world}
+        return {"shards": shards, **order}
 
     def __len__(self) -> int:
         """Films that this node gets."""
@@ -93,7 +129,9 @@ class SyntheticRadiographsStream(IterableDataset[tuple[Any, Any]]):
         if self.shuffle:
             rng = np.random.default_rng((self.seed, int(self._epoch), rank, worker))
             samples = shuffled(samples, self.shuffle, rng)
-        for record, data in samples:
+        self._given, self._skip = self._skip, 0
+        for record, data in islice(samples, self._given, None):  # what was given before is read, not decoded
+            self._given += 1
             yield self._pair(record, data)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -145,7 +183,7 @@ class SyntheticRadiographsStream(IterableDataset[tuple[Any, Any]]):
 
     def _read(self, shards: Sequence[int]) -> Iterator[tuple[Record, bytes]]:
         for shard in shards:
-            yield from stream(self.root, worker=shard, workers=len(self.counts))
+            yield from read_shard(self.storage, self.shards[shard])
 
 
 def shuffled(items: Iterable[T], size: int, rng: np.random.Generator) -> Iterator[T]:

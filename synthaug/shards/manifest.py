@@ -8,6 +8,7 @@ from typing import Any
 
 from synthaug.errors import CorruptShardError, DataError
 from synthaug.shards.files import atomic_write, sha256_of
+from synthaug.shards.storage import Storage, missing
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
@@ -72,20 +73,19 @@ def write_manifest(folder: str | Path, entries: Iterable[ShardEntry], **facts: A
     return manifest
 
 
-def read_manifest(folder: str | Path) -> Manifest:
-    """Read `manifest.json`.
+def read_manifest(root: str | Path) -> Manifest:
+    """Read `manifest.json` of a folder or URL.
 
     Raises:
         DataError: there is none: no folder of shards, or a run that has not finished.
         CorruptShardError: it is not a manifest.
     """
-    path = Path(folder) / MANIFEST
+    storage = Storage(root)
+    path = storage.where(MANIFEST)
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(storage.read(MANIFEST))
     except FileNotFoundError as error:
-        raise DataError(
-            f"{path}: missing: not a folder of shards, or an unfinished run (run its command again)"
-        ) from error
+        raise missing(path) from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
     except (ValueError, RecursionError) as error:
@@ -93,7 +93,7 @@ def read_manifest(folder: str | Path) -> Manifest:
     return _parse(value, path)
 
 
-def _parse(value: Any, path: Path) -> Manifest:
+def _parse(value: Any, path: str) -> Manifest:
     try:
         if value["schema"] != SCHEMA:
             raise CorruptShardError(

@@ -2,7 +2,7 @@
 
 import hashlib
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
@@ -15,6 +15,7 @@ from synthaug.errors import CorruptShardError, SynthaugError
 from synthaug.record import Record
 from synthaug.shards.index import REBUILD, Index, samples
 from synthaug.shards.manifest import Manifest, ShardEntry, read_manifest
+from synthaug.shards.storage import Storage
 from synthaug.shards.tar import Readable
 
 
@@ -105,9 +106,7 @@ class ShardSet:
     @property
     def findings(self) -> tuple[str, ...]:
         """The findings that any record names, in the vocabulary's order."""
-        named = {name for entry in self.manifest.shards for name in self._index(entry).findings}
-        known = [finding for finding in vocabulary.FINDINGS if finding in named]
-        return (*known, *sorted(named.difference(known)))
+        return named_findings(self._index(entry) for entry in self.manifest.shards)
 
     def labels(self, findings: Sequence[str]) -> np.ndarray:
         """Labels, (n, f) float32, NaN where unknown; no image or JSON is read. See `findings.vector`.
@@ -141,19 +140,7 @@ class ShardSet:
 
     def _index(self, entry: ShardEntry) -> Index:
         if entry.name not in self._indexes:
-            path = self.folder / entry.index_name
-            try:
-                data = path.read_bytes()
-            except OSError as error:
-                raise CorruptShardError(f"{path}: cannot be read ({error.strerror}); {REBUILD}") from error
-            if hashlib.sha256(data).hexdigest() != entry.index_sha256:
-                raise CorruptShardError(f"{path}: not the index that the manifest lists; {REBUILD}")
-            index = Index.from_bytes(data, str(path))
-            if len(index.keys) != entry.count:
-                raise CorruptShardError(
-                    f"{path}: found {len(index.keys)} samples, the manifest says {entry.count}"
-                )
-            self._indexes[entry.name] = index
+            self._indexes[entry.name] = read_index(Storage(self.folder), entry)
         return self._indexes[entry.name]
 
 
@@ -166,7 +153,7 @@ def stream(
     """The samples of a folder from front to back; each shard is hashed as it is read.
 
     Args:
-        folder: with a `manifest.json`.
+        folder: with a `manifest.json`; a path or a URL.
         worker: this reader's number; it reads every `workers`-th shard.
         workers: readers in all.
         opener: opens a shard's tar by name; the folder's own file when None.
@@ -175,21 +162,58 @@ def stream(
         DataError: no manifest there.
         CorruptShardError: a shard is damaged; the samples before the damage have been given.
     """
-    folder = Path(folder)
+    storage = Storage(folder)
     for entry in read_manifest(folder).shards[worker::workers]:
-        path = folder / entry.name
-        try:
-            with opener(entry.name) if opener else open(path, "rb") as file:
-                hashing, count = _Hashing(file), 0
-                for pair in read_samples(hashing, str(path)):
-                    yield pair
-                    count += 1
-        except OSError as error:
-            raise _unreadable(path, error) from error
-        if hashing.digest.hexdigest() != entry.sha256 or count != entry.count:
-            raise CorruptShardError(
-                f"{path}: not the bytes that the manifest lists; run `synthaug verify {folder}`"
-            )
+        yield from read_shard(storage, entry, opener)
+
+
+def read_shard(
+    storage: Storage, entry: ShardEntry, opener: Callable[[str], BinaryIO] | None = None
+) -> Iterator[tuple[Record, bytes]]:
+    """The samples of one shard from front to back; it is hashed as it is read.
+
+    Raises:
+        CorruptShardError: the shard is damaged or out of reach; the samples before that have been given.
+    """
+    path = storage.where(entry.name)
+    try:
+        with opener(entry.name) if opener else storage.open(entry.name) as file:
+            hashing, count = _Hashing(file), 0
+            for pair in read_samples(hashing, path):
+                yield pair
+                count += 1
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if hashing.digest.hexdigest() != entry.sha256 or count != entry.count:
+        raise CorruptShardError(
+            f"{path}: not the bytes that the manifest lists; run `synthaug verify {storage.root}`"
+        )
+
+
+def read_index(storage: Storage, entry: ShardEntry) -> Index:
+    """The index of one shard, checked against the manifest.
+
+    Raises:
+        CorruptShardError: missing, or another one.
+    """
+    path = storage.where(entry.index_name)
+    try:
+        data = storage.read(entry.index_name)
+    except OSError as error:
+        raise CorruptShardError(f"{path}: cannot be read ({error.strerror}); {REBUILD}") from error
+    if hashlib.sha256(data).hexdigest() != entry.index_sha256:
+        raise CorruptShardError(f"{path}: not the index that the manifest lists; {REBUILD}")
+    index = Index.from_bytes(data, path)
+    if len(index.keys) != entry.count:
+        raise CorruptShardError(f"{path}: found {len(index.keys)} samples, the manifest says {entry.count}")
+    return index
+
+
+def named_findings(indexes: Iterable[Index]) -> tuple[str, ...]:
+    """The findings that any record names, in the vocabulary's order."""
+    named = {name for index in indexes for name in index.findings}
+    known = [finding for finding in vocabulary.FINDINGS if finding in named]
+    return (*known, *sorted(named.difference(known)))
 
 
 def read_samples(file: Readable, path: str) -> Iterator[tuple[Record, bytes]]:
@@ -215,7 +239,7 @@ class _Hashing:
         return data
 
 
-def _unreadable(path: Path, error: OSError) -> CorruptShardError:
+def _unreadable(path: Path | str, error: OSError) -> CorruptShardError:
     return CorruptShardError(
         f"{path}: cannot be read ({error.strerror or error}), though the manifest lists it"
     )

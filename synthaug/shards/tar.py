@@ -64,16 +64,33 @@ def members(file: Readable, path: str) -> Iterator[Member]:
             if _take(file, BLOCK, path, offset) != header or file.read(1):
                 raise CorruptShardError(f"{path}: bytes after the end of the tar, at {offset}")
             return
-        info = _checked(header, path, offset)
-        data = _take(file, info.size, path, offset)
-        yield Member(info.name, offset + BLOCK, data)
-        padding = -info.size % BLOCK
-        if _take(file, padding, path, offset) != bytes(padding):
-            raise CorruptShardError(f"{path}: {info.name}: found bytes in its padding, expected zeros")
-        offset += BLOCK + info.size + padding
+        name, size = _plain(header) or _checked(header, path, offset)
+        padding = -size % BLOCK
+        padded = _take(file, size + padding, path, offset)
+        yield Member(name, offset + BLOCK, padded[:size])
+        if padded[size:] != bytes(padding):
+            raise CorruptShardError(f"{path}: {name}: found bytes in its padding, expected zeros")
+        offset += BLOCK + size + padding
 
 
-def _checked(header: bytes, path: str, offset: int) -> tarfile.TarInfo:
+def _plain(header: bytes) -> tuple[str, int] | None:
+    """Name and size by a header as `pack` writes it; None for any other, which `_checked` looks at with care.
+
+    This takes a fifth of the time of `TarInfo.frombuf`, which sums every header up twice.
+    """
+    if header[257:263] != b"ustar\0" or header[156:157] != b"0" or header[345:500].strip(b"\0"):
+        return None
+    try:
+        name = header[:100].rstrip(b"\0").decode("ascii")
+        size, checksum = int(header[124:135], 8), int(header[148:154], 8)
+    except ValueError:
+        return None
+    sound = checksum == sum(header) - sum(header[148:156]) + 8 * ord(" ") and header[154:156] == b"\0 "
+    named = name not in ("", ".", "..") and not {"/", "\\", "\0"} & set(name)
+    return (name, size) if sound and named and 0 <= size <= MAX_MEMBER else None
+
+
+def _checked(header: bytes, path: str, offset: int) -> tuple[str, int]:
     try:
         info = tarfile.TarInfo.frombuf(header, "utf-8", "strict")
     except (tarfile.HeaderError, ValueError) as error:
@@ -90,7 +107,7 @@ def _checked(header: bytes, path: str, offset: int) -> tarfile.TarInfo:
         raise CorruptShardError(
             f"{path}: {info.name!r} claims {info.size} bytes, expected at most {MAX_MEMBER}"
         )
-    return info
+    return info.name, info.size
 
 
 def _take(file: Readable, size: int, path: str, offset: int) -> bytes:
