@@ -34,7 +34,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, st
 
 
 def test_the_commands() -> None:
-    expected = "adapt benchmark data evaluate findings generate models predict train verify"
+    expected = "adapt benchmark data evaluate findings generate insert models predict train verify"
     assert expected.split() == COMMANDS
 
 
