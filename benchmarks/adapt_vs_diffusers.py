@@ -4,10 +4,10 @@
         [--device cpu|cuda] [--precision float32|bfloat16] [--compile] [--no-ema]
 
 Both train the whole U-Net with AdamW, clipping, and a moving average, on noise as films. The plain loop is that of the
-script, step for step: encode the pixels, draw noise, encode the text, predict, step, average. Ours reads latents and text embeddings that were
-computed once; that is most of the difference, and it is counted apart as "encode once". `--sd15` builds Stable Diffusion 1.5's
-U-Net, autoencoder and text encoder at true size with random weights (512 px); no weights are downloaded. Rounds alternate; the
-first step of a round is not timed.
+script, step for step: encode the pixels, draw noise, encode the text, predict, step, average. Ours reads latents and text
+embeddings that were computed once; that is most of the difference, and it is counted apart as "encode once". `--sd15`
+builds Stable Diffusion 1.5's U-Net, autoencoder and text encoder at true size with random weights (512 px); nothing is
+downloaded. Rounds alternate; the first step of a round is not timed.
 
 At SD 1.5 size a training sample costs about 2,407 GFLOP (forward and backward of the U-Net at 64 x 64), from which the share of
 peak is printed when --peak names the device's TFLOP/s.

@@ -35,8 +35,8 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, st
 
 def test_the_commands() -> None:
     expected = (
-        "adapt benchmark data dedupe evaluate export findings generate merge models pack plan predict report split "
-        "train verify"
+        "adapt benchmark data dedupe evaluate export findings generate insert merge models pack plan predict report "
+        "split train verify"
     )
     assert expected.split() == COMMANDS
 

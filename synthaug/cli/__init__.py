@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from cyclopts import App
 
 from synthaug import __version__
-from synthaug.cli import adapt, detect, generate, look, measure, move, plan, report, terminal
+from synthaug.cli import adapt, detect, generate, insert, look, measure, move, plan, report, terminal
 
 app = App(
     name="synthaug",
@@ -19,6 +19,7 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 app.command(generate.generate)
+app.command(insert.insert)
 app.command(adapt.adapt)
 app.command(detect.train)
 app.command(detect.predict)

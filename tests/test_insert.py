@@ -1,0 +1,108 @@
+"""Pairs: equal outside the mask, different inside, of one seed; their folder is a data set."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from synthaug import cli, shards
+from synthaug.datasets import SyntheticRadiographs
+from synthaug.diffusion import load_checkpoint, resolve, sample
+from synthaug.diffusion.pairs import region, sample_pairs
+from synthaug.errors import LabelError, OutputFolderError, UserError
+from synthaug.generation.insert import InsertRecipe, insert
+
+ABSENT, PRESENT = "chest radiograph: no finding", "chest radiograph: pleural effusion"
+SEEDS = [(3, 0), (3, 1)]
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_checkpoint: Path):
+    return load_checkpoint(tiny_checkpoint, "cpu", "float32")
+
+
+@pytest.mark.parametrize("scheduler", ["dpmsolver++", "ddim", "euler_ancestral"])
+def test_members_are_equal_outside_the_mask_and_differ_inside(tiny, scheduler: str) -> None:
+    settings = resolve(tiny, num_inference_steps=6, guidance_scale=4.0, scheduler=scheduler)
+    pairs = sample_pairs(tiny, [ABSENT] * 2, [PRESENT] * 2, SEEDS, settings, strength=0.8, area=0.2)
+    outside = pairs.mask == 0
+    assert 0.2 < outside.mean() < 0.8
+    assert np.array_equal(pairs.without[outside], pairs.present[outside])
+    assert (pairs.without != pairs.present).mean() > 0.02
+    # The member without is the film that the prompt without draws by itself from this seed.
+    how = {"num_inference_steps": 6, "guidance_scale": 4.0, "scheduler": scheduler}
+    alone = sample(tiny, [ABSENT] * 2, SEEDS, guidance_interval=settings.guidance_interval, **how)
+    assert np.abs(alone.astype(int) - pairs.without).max() <= 2
+
+
+def test_equal_prompts_give_equal_members(tiny) -> None:
+    settings = resolve(tiny, num_inference_steps=4)
+    pairs = sample_pairs(tiny, [ABSENT], [ABSENT], SEEDS[:1], settings, area=1.0)
+    assert np.abs(pairs.without.astype(int) - pairs.present).max() <= 2
+
+
+def test_the_region_is_where_the_difference_is() -> None:
+    difference = torch.zeros(1, 1, 16, 16)
+    difference[..., 4:8, 9:13] = 5.0
+    mask = region(difference, area=16 / 256)
+    assert mask[0, 0, 6, 11] == 1 and mask[..., :3, :].sum() == 0 and mask[..., :7].sum() == 0
+    assert 0 < (mask > 0).float().mean() < 0.15 and mask.max() <= 1
+
+
+def test_the_folder_holds_both_members_and_resumes(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    recipe = InsertRecipe(label="effusion", count=3, shard_size=2, num_inference_steps=3, view="PA")
+    seen: list[tuple[int, int]] = []
+    out = insert(
+        recipe, tmp_path / "o", str(tiny_checkpoint), "cpu", 2, lambda done, total: seen.append((done, total))
+    )
+    assert seen == [(2, 3), (3, 3)] and shards.verify(out) == []
+    films = SyntheticRadiographs(out, findings=["no_finding", "pleural_effusion"])
+    assert films.labels.tolist() == [[1, 0], [0, 1]] * 3 and films.views == ["PA"] * 6
+    for i in range(0, 6, 2):
+        first, second = films.records[i].provenance, films.records[i + 1].provenance
+        assert (first["pair"], first["member"], second["member"]) == (i // 2, "without", "with")
+        mask = (out / "masks" / f"{i + 1:09d}.png").read_bytes()
+        assert second["mask_sha256"] == hashlib.sha256(mask).hexdigest()
+        with Image.open(out / "masks" / f"{i + 1:09d}.png") as picture:
+            equal = np.asarray(picture) == 0
+        assert np.array_equal(films.image(i)[equal], films.image(i + 1)[equal])
+        with Image.open(out / "differences" / f"{i + 1:09d}.png") as picture:
+            apart = np.asarray(picture).astype(int)
+        assert np.array_equal(apart, np.abs(films.image(i).astype(int) - films.image(i + 1)))
+    before = {path.name: path.read_bytes() for path in out.glob("shard*")}
+    for name in ("shard-000001.tar", "shard-000001.index", "manifest.json"):
+        (out / name).unlink()
+    insert(recipe, out, str(tiny_checkpoint), "cpu", 2)
+    assert {path.name: path.read_bytes() for path in out.glob("shard*")} == before
+    with pytest.raises(OutputFolderError, match="strength"):
+        insert(recipe.model_copy(update={"strength": 0.5}), out, str(tiny_checkpoint), "cpu")
+    assert json.loads((out / "manifest.json").read_text())["pairs"] == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"label": "no_finding"}, LabelError, "can insert pleural_effusion"),
+        ({"label": "hernia"}, LabelError, "can insert pleural_effusion"),
+        ({"strength": 1.0}, UserError, "--strength 1"),
+        ({"area": 0.0}, UserError, "--area 0"),
+        ({"view": "oblique"}, UserError, "unknown view 'oblique'"),
+    ],
+)
+def test_what_cannot_be_inserted(
+    tiny_checkpoint: Path, tmp_path: Path, change: dict, error: type[Exception], message: str
+) -> None:
+    recipe = InsertRecipe(label="pleural_effusion", count=1, num_inference_steps=2).model_copy(update=change)
+    with pytest.raises(error, match=message):
+        insert(recipe, tmp_path / "o", str(tiny_checkpoint), "cpu")
+    assert not (tmp_path / "o").exists()  # nothing was begun: the mended command is not refused
+
+
+def test_the_command(tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--label", "effusion", "--count", "1", "--num-inference-steps", "2", "--device", "cpu"]
+    assert cli.main(["insert", *flags, "--model", str(tiny_checkpoint), "--out", str(tmp_path / "o")]) == 0
+    assert "preview.png" in capsys.readouterr().out and (tmp_path / "o" / "preview.png").exists()
