@@ -16,7 +16,7 @@ from synthaug.evaluation.alignment import alignment, load_text_image_model
 from synthaug.evaluation.diversity import SIZE, diversity, ms_ssim, pair_mean, pyramid, similarities
 from synthaug.evaluation.intervals import mean_interval
 from synthaug.evaluation.reconstruction import coherence, psnr, reconstruct, reconstruction
-from synthaug.evaluation.spectrum import BANDS
+from synthaug.evaluation.spectrum import BANDS, Profiles, power, profiles, ratio_intervals
 
 
 def textures(count: int, size: int = SIZE, seed: int = 0) -> np.ndarray:
@@ -206,3 +206,33 @@ def test_the_embedded_kind_of_autoencoder_is_read(
     whole, single = reconstruct(vae, images), reconstruct(vae, images, batch_size=1)
     assert whole.shape == images.shape and whole.dtype == np.uint8
     assert np.abs(whole.astype(int) - single).max() <= 1
+
+
+def test_intervals_of_power_hold_what_they_promise() -> None:
+    rng = np.random.default_rng(2)
+    hit = np.zeros(5)
+    for _ in range(100):
+        sides = []
+        for count, level in ((30, 0.8), (60, 1.0)):
+            own = rng.normal(0, 0.4, (count, 1))  # how much power a film has
+            grain = [rng.normal(0, 0.2, (count, width)) for width in (127, 3, 3)]
+            sides.append(Profiles(level * np.exp(own + grain[0]), np.exp(grain[1]), np.exp(grain[2])))
+        clusters = [str(i) for i in range(30)], [str(i) for i in range(60)]
+        found = ratio_intervals(sides[0], sides[1], clusters)
+        hit += [e.low <= true <= e.high for e, true in zip(found, [0.8] * 4 + [1.03], strict=True)]
+    assert (hit >= 90).all(), hit
+
+
+def test_power_is_that_of_its_definition_film_by_film() -> None:
+    films = textures(5, 256)
+    frequency = np.fft.fftfreq(256) * 256
+    radius = np.hypot(frequency[:, None], frequency).round()
+    window = np.hanning(256)[:, None] * np.hanning(256)
+    found = profiles(power(films))
+    for i, film in enumerate(films[:, 0].astype(float)):
+        spectrum = np.abs(np.fft.fft2((film - film.mean()) * window)) ** 2
+        np.testing.assert_allclose(
+            found.rings[i, [0, 40, 126]], [spectrum[radius == k].mean() for k in (1, 41, 127)], rtol=1e-5
+        )
+        line = np.r_[spectrum[64, :9], spectrum[:9, 64]].mean()
+        assert found.lines[i, 1] == pytest.approx(line, rel=1e-5)

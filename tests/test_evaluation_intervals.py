@@ -1,5 +1,7 @@
 """Intervals against SciPy, scikit-learn and closed forms."""
 
+from statistics import NormalDist
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -99,3 +101,15 @@ def test_balanced_accuracy_gives_each_kind_half() -> None:
 def test_too_few_replicates_give_no_interval() -> None:
     found = estimate(0.5, np.full(10, np.nan))
     assert np.isnan(found.low) and np.isnan(found.error)
+
+
+def test_the_auroc_interval_holds_what_it_promises() -> None:
+    rng = np.random.default_rng(3)
+    hit = 0
+    for _ in range(200):
+        labels = np.repeat(np.arange(80) % 2, 2)
+        shared = np.repeat(rng.normal(size=80), 2)  # two films of a patient are alike
+        scores = labels + shared + 0.5 * rng.normal(size=160)
+        found = auroc_interval(scores, labels, np.repeat(np.arange(80), 2), replicates=400)
+        hit += found.low <= NormalDist().cdf(1 / np.sqrt(2 * 1.25)) <= found.high
+    assert 180 <= hit <= 199

@@ -133,9 +133,7 @@ def test_the_verdict_says_what_the_intervals_say() -> None:
     few, many = (verdicts(results(m))[0] for m in (share, share.model_copy(update={"high": 0.02})))
     assert few.level == "open" and "up to 0.107 is not ruled out" in few.text and many.level == "good"
     thin = [missing("KID", "too few", extractor=e, finding="edema") for e in ("imagenet", "embedded")]
-    assert [v.text for v in verdicts(results(*thin))][
-        0
-    ] == "Resemblance could not be measured: edema, too few."
+    assert verdicts(results(*thin))[0].text == "Resemblance could not be measured: edema, too few."
     assert verdicts(results(label(0.97, 0.96, 0.99)))[0].level == "good"
     chance = verdicts(results(label(0.5, 0.45, 0.55), gated=["drawn"]))[0]
     assert (

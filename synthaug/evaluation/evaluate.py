@@ -92,6 +92,7 @@ def evaluate(
     chosen, where = (None, "none") if real is None else real_part(real, part)
     unseen = None if chosen is None else Together([chosen])
     training = [_generator_part(one) for one in options.generator_data]
+    _check(training, unseen, options)
     metrics: list[Metric] = []
     for judge in read:
         say(f"labels, {judge.name}")
@@ -161,6 +162,17 @@ def _generator_part(data: Any) -> Any:
     return data.subset(parts["generator"]) if parts else data
 
 
+def _check(training: Sequence[Any], unseen: Together | None, options: Options) -> None:
+    """What would fail after the work is done fails before it."""
+    if options.exclude is not None and (not training or unseen is None):
+        raise DataError("--exclude: nothing is audited without --generator-data and --real")
+    if unseen is not None and (both := privacy.shared_patients(training, unseen.sets[0])):
+        raise DataError(
+            f"privacy: {len(both)} patients are both in the generator's films and among the unseen: "
+            f"{', '.join(both[:5])}; choose another --split"
+        )
+
+
 def _labels(
     judge: Judge, drawn: Together, unseen: Together | None, wanted: Sequence[str], options: Options
 ) -> list[Metric]:
@@ -218,15 +230,14 @@ def by_view(data: Together, most: int) -> dict[str, Together]:
 def _spectrum(drawn: Together, unseen: Together | None, most: int) -> list[Metric]:
     if unseen is None:
         return [missing("power 8-32", "no --real: nothing to compare with", arm="synthetic")]
-    sides = [
-        {view: films.images_array(SIZE, "squash") for view, films in by_view(data, most).items()}
-        for data in (drawn, unseen)
-    ]
+    sides = by_view(drawn, most), by_view(unseen, most)
     if not sides[0]:
         return [
             missing("power 8-32", "no synthetic film has a view; draw with --view PA or AP", arm="synthetic")
         ]
-    return spectrum_metrics(sides[0], sides[1], "synthetic")
+    images = [{view: one.images_array(SIZE, "squash") for view, one in side.items()} for side in sides]
+    ours, theirs = ({view: noise_clusters(one) for view, one in side.items()} for side in sides)
+    return spectrum_metrics(images[0], images[1], "synthetic", clusters=(ours, theirs))
 
 
 def _autoencoder(options: Options, unseen: Together | None) -> list[Metric]:
@@ -255,11 +266,6 @@ def _privacy(
     if not training or unseen is None:
         absent = "--generator-data" if not training else "--real"
         return None, [missing(name, f"no {absent}: not audited", **facts) for name in names]
-    if both := privacy.shared_patients(training, unseen.sets[0]):
-        raise DataError(
-            f"privacy: {len(both)} patients are both in the generator's films and among the unseen: "
-            f"{', '.join(both[:5])}; choose another --split"
-        )
     ours, known, others = (
         _audit_films(source, data, options) for data in (drawn, Together(training), unseen)
     )
@@ -284,7 +290,7 @@ def _listed(found: privacy.Audit, drawn: Together) -> dict[str, Any]:
 
 def _exclude(found: privacy.Audit | None, drawn: Together, out: Path, rate: float) -> None:
     if found is None:
-        raise DataError("--exclude: nothing was audited; name --generator-data and --real")
+        raise DataError("--exclude: the audit found no threshold; results.json says why")
     why = f"nearer to a training film of the generator than all but {rate:g} of unseen real films"
     for number, one in enumerate(drawn.sets):
         gone = [one.keys[i] for n, i in (drawn.places[j] for j in found.offenders) if n == number]
