@@ -188,7 +188,10 @@ def _train(
     detector = detector.to(device, memory_format=torch.channels_last)
     config = detector.config
     optimizer = torch.optim.AdamW(
-        _parameter_groups(detector, recipe.weight_decay), lr=recipe.learning_rate, betas=(0.9, 0.99)
+        _parameter_groups(detector, recipe.weight_decay),
+        lr=recipe.learning_rate,
+        betas=(0.9, 0.99),
+        fused=True,
     )
     state = TrainingState(detector, optimizer)
     identity = {"recipe": recipe.digest(), "films": train.digest(), "validation": held_out.digest()}

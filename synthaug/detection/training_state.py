@@ -108,7 +108,8 @@ def load_state(out: Path, state: TrainingState, identity: dict[str, str]) -> boo
     for index, values in moments.items():
         parameter = parameters[index]
         state.optimizer.state[parameter] = {
-            name: value if name == "step" else torch.empty_like(parameter).copy_(value)
+            # The fused optimizer counts its steps on the parameter's device.
+            name: value.to(parameter.device) if name == "step" else torch.empty_like(parameter).copy_(value)
             for name, value in values.items()
         }
     state.step, state.best_score = meta["step"], meta["best_score"]
