@@ -173,3 +173,15 @@ def test_an_image_that_claims_too_much_is_refused_before_it_is_unpacked(tmp_path
     Image.new("L", (20_000, 10_000)).save(tmp_path / "a.png")
     with pytest.raises(SynthaugError, match="200000000 pixels"):
         read(tmp_path / "a.png")
+
+
+def test_a_table_that_unpacks_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from synthaug.datasets.formats import files
+
+    monkeypatch.setattr(files, "MAX_LETTERS", 1_000_000)
+    put_image(tmp_path / "a.png")
+    bomb = gzip.compress(b"image,edema\n" + b"a.png,0000000000\n" * 100_000)
+    (tmp_path / "labels.csv.gz").write_bytes(bomb)
+    assert len(bomb) < 20_000
+    with pytest.raises(SynthaugError, match=r"labels.csv.gz: more than 1000000 letters"):
+        read_folder(tmp_path, "csv")

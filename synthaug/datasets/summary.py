@@ -11,7 +11,7 @@ import numpy as np
 
 from synthaug.datasets.decode import Progress
 from synthaug.datasets.formats import Options, explain, read_folder
-from synthaug.datasets.formats.files import UNFINISHED
+from synthaug.datasets.formats.files import unfinished
 from synthaug.datasets.formats.listing import ROW_WITHOUT_IMAGE, Listing
 from synthaug.datasets.selection import inspect_images, label_matrix
 from synthaug.errors import DataError
@@ -117,7 +117,7 @@ def remarks(summary: Mapping[str, Any], root: str | Path) -> list[str]:
             f"{missing['count']} label rows ({share:.0%}) have no image: is the download complete? "
             "--left-out FILE lists them"
         )
-    if begun := [path.name for path in Path(root).rglob("*") if path.suffix.lower() in UNFINISHED]:
+    if begun := [path.name for path in unfinished(Path(root))]:
         said.append(f"{len(begun)} unfinished downloads such as {begun[0]}; let the download end")
     for what, words in (("blank", "of a single grey value"), ("colour", "in colour: photographs, not films")):
         if found := summary[what]:

@@ -29,10 +29,10 @@ from synthaug.datasets.formats import (
 )
 from synthaug.datasets.formats.files import (
     ARCHIVES,
-    UNFINISHED,
     WORKBOOKS,
     existing_folder,
     find_images,
+    unfinished,
 )
 from synthaug.datasets.formats.listing import Film, Listing, Options
 from synthaug.errors import DataError, UnknownNameError
@@ -140,7 +140,7 @@ def _fallback(folder: Path, options: Options) -> str:
         raise DataError(
             f"{folder / zips[0]}: an archive, and {len(images)} images outside it; unpack it into {folder} first"
         )
-    if begun := [path.name for path in folder.rglob("*") if path.suffix.lower() in UNFINISHED]:
+    if begun := [path.name for path in unfinished(folder)]:
         raise DataError(
             f"{folder}: {len(begun)} unfinished downloads such as {begun[0]}; let the download end first"
         )

@@ -17,6 +17,7 @@ DICOM_SUFFIXES = (".dcm", ".dicom")
 # What a user may hold in the place of a folder or a table, and what to do about it.
 ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".7z", ".rar")
 WORKBOOKS = (".xlsx", ".xls", ".ods", ".numbers")
+MAX_LETTERS = 1 << 31  # of a table, unpacked: ten times those of the largest public one
 UNFINISHED = (".part", ".crdownload", ".download", ".aria2", ".partial")
 
 
@@ -57,6 +58,11 @@ def walk(root: Path, wanted: Callable[[str], bool]) -> list[Path]:
         subfolders[:] = sorted(name for name in subfolders if not name.startswith((".", "__MACOSX")))
         found += [os.path.join(folder, name) for name in names if not name.startswith(".") and wanted(name)]
     return [Path(path) for path in sorted(found)]
+
+
+def unfinished(root: Path) -> list[Path]:
+    """Files that a download has not finished."""
+    return walk(root, lambda name: name.lower().endswith(UNFINISHED))
 
 
 def keys_of(root: Path, paths: Sequence[Path]) -> list[str]:
@@ -141,8 +147,12 @@ def cells(path: Path) -> Iterator[tuple[int, list[str]]]:
     try:
         with _open(path) as file:
             reader = csv.reader(file, delimiter=_delimiter(path))
+            size = 0
             for row in reader:
                 stripped = [cell.strip() for cell in row]
+                size += sum(map(len, stripped))
+                if size > MAX_LETTERS:
+                    raise DataError(f"{path}: more than {MAX_LETTERS} letters, expected a table of labels")
                 if any(stripped):
                     yield reader.line_num, stripped
     except _UNREADABLE as error:
