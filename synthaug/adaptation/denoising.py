@@ -13,6 +13,7 @@ is a set of films of what the base could draw before, mixed into each batch so t
 """
 
 from collections.abc import Callable, Sequence
+from threading import Lock
 from typing import Any, NamedTuple
 
 import torch
@@ -113,6 +114,9 @@ class DiffusionRoute:
         self.latents, self.records, self.spell = latents, records, spell
         self.tokenizer, self.length = tokenizer, text_length(tokenizer, module)
         self.embeddings: dict[str, Tensor] = {}
+        self.reading = (
+            Lock()
+        )  # batches are drawn in threads; a tokenizer and the kept texts are for one at a time
         self.prediction = scheduler.config.prediction_type
         self.steps = scheduler.config.num_train_timesteps
         kept = scheduler.alphas_cumprod.double()
@@ -164,7 +168,9 @@ class DiffusionRoute:
         texts = [self._caption(self.records[film], generator) for film in films.tolist()]
         if self.offset_noise:
             noise += self.offset_noise * torch.randn((*latents.shape[:2], 1, 1), generator=generator)
-        return NoisyBatch(latents, noise, timesteps, self._read(texts), weights)
+        with self.reading:
+            text = self._read(texts)
+        return NoisyBatch(latents, noise, timesteps, text, weights)
 
     def _caption(self, record: Record, generator: torch.Generator) -> str:
         return self.spell(captions.draw(record, self.caption_recipe, generator))

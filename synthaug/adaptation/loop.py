@@ -13,7 +13,9 @@ import json
 import math
 import os
 import shutil
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +32,7 @@ from synthaug.errors import DiskFullError, OutputFolderError, TrainingDivergedEr
 from synthaug.recipes import Recipe, differences
 
 STATE = "state.safetensors"
+AHEAD = 4  # batches that threads draw while one is learnt from
 
 
 class LoopRecipe(Recipe):
@@ -68,7 +71,7 @@ class Route(Protocol):
     players: dict[str, nn.Module]
 
     def batch(self, step: int, rank: int, world: int) -> Any:
-        """This process's slice of the batch of `step`, a function of (seed, step) alone."""
+        """This process's slice of the batch of `step`, a function of (seed, step) alone; threads call it at once."""
 
     def loss(self, player: str, batch: Any, step: int) -> tuple[Tensor, dict[str, Tensor]] | None:
         """Loss of one player and figures worth a log line; None where the player rests."""
@@ -127,13 +130,12 @@ class Training:
 
     def run(self, save_every: int = 500, until: int | None = None) -> Iterator[StepRecord]:
         """Train to the end of the recipe, or to step `until`, saving every `save_every` steps and at the end."""
-        rank, world = self.accelerator.process_index, self.accelerator.num_processes
         end = min(self.recipe.steps, self.recipe.steps if until is None else until)
         if self.step < end and self.accelerator.is_main_process:
             self.check_space()
-        while self.step < end:
+        for batch in self._batches(end):
             rate = self.recipe.learning_rate * self.recipe.rate(self.step)
-            pieces = list(_pieces(self.route.batch(self.step, rank, world), self.micro_batch))
+            pieces = list(_pieces(batch, self.micro_batch))
             figures: dict[str, float] = {}
             for name in self.route.players:
                 for group in self.optimizers[name].param_groups:
@@ -143,6 +145,16 @@ class Training:
             if self.step % save_every == 0 or self.step == end:
                 self.save()
             yield StepRecord(self.step, figures, rate)
+
+    def _batches(self, end: int) -> Iterator[Any]:
+        """The batches from here to `end`, each drawn in a thread while earlier ones are learnt from."""
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        waiting: deque[Future[Any]] = deque()
+        with ThreadPoolExecutor(AHEAD, "batches") as pool:
+            for step in range(self.step, end):
+                while len(waiting) < min(AHEAD, end - step):
+                    waiting.append(pool.submit(self.route.batch, step + len(waiting), rank, world))
+                yield waiting.popleft().result()
 
     def _learn(self, name: str, pieces: Sequence[Any]) -> dict[str, float]:
         """One step of one player; figures of this process, but the loss is that of the whole batch."""
