@@ -57,7 +57,8 @@ def _frozen(study: Study, cells: list[Cell], device: str) -> float:
     recipe, material = study.recipe, study.material["frozen"]
     detector, _ = frozen.open_extractor(recipe.extractor, recipe.image_size, device=device)
     some = material.judge.images[:8]
-    films = sum(len(side) for side in material.sides().values()) + len(material.training)
+    films = sum(len(side) for side in material.sides().values())
+    films += len(material.training) * any(cell.arm == "augmented" for cell in cells)
     each = timed(lambda: extract(detector, some)) / len(some)
     width = extract(detector, some[:1]).shape[1]
     # One fit of a middling size stands for all: the search takes about as many steps whatever the films.

@@ -75,7 +75,7 @@ class StudyRecipe(Recipe):
         start="imagenet",
         steps=240,
         batch_size=16,
-        validate_every=40,
+        validate_every=60,
         learning_rate=5e-4,
         ema=0.98,
     )
