@@ -207,6 +207,8 @@ def test_evaluate_writes_figures_beside_the_ceiling(
         assert (one.key, one.n, one.protocol) == (other.key, other.n, other.protocol)
         if not one.name.startswith("shuffled"):  # which film gets which label depends on the order
             assert (one.value, one.floor) == pytest.approx((other.value, other.floor), abs=1e-5)
+    fewer = evaluate([synthetic], real.subset(range(20)), reader, part="all", options=options)
+    assert fewer.protocol != results.protocol == again.protocol, "other real films, other protocol"
     alone = evaluate([synthetic], None, reader, options=options)
     assert "no --real" in (alone.find("label accuracy", arm="real", subgroup=None).reason or "")
     with pytest.raises(DataError, match="nothing to evaluate"):

@@ -118,9 +118,8 @@ def evaluate(
     settings = _settings(drawn, read, sources, wanted, where, unseen, training, options)
     if found is not None:
         settings["audit"] = _listed(found, drawn)
-    protocol = protocol_id(
-        "evaluate", VERSION, where, [judge.digest for judge in read], [s.digest for s in sources]
-    )
+    networks = [judge.digest for judge in read], [source.digest for source in sources]
+    protocol = protocol_id("evaluate", VERSION, where, sorted(unseen.keys) if unseen else [], *networks)
     results = Results(kind="evaluate", protocol=protocol, settings=settings, metrics=metrics)
     if out is not None:
         results.write(out)
