@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from tiny_checkpoint import build
 from transformers import BertConfig, BertModel, T5Config, T5EncoderModel
 
+from synthaug import cli
 from synthaug.adaptation import films, patients
 from synthaug.adaptation.adapt import adapt
 from synthaug.adaptation.caption_table import faults, mended, read_captions
@@ -33,6 +34,7 @@ from synthaug.errors import (
     UnknownNameError,
     UserError,
 )
+from synthaug.evaluation.results import Results
 from synthaug.record import Record
 
 CPU = Execution(device="cpu", precision="float32")
@@ -536,36 +538,32 @@ def test_the_card_says_what_was_trained_on_what(
     assert str(tmp_path) not in text and str(tiny_nih) not in text
 
 
-# The study of an autoencoder -----------------------------------------------------------------------------------
+# Studies and runs compared ------------------------------------------------------------------------------------------------
 
 
-def test_the_study_measures_what_closed_forms_say(tiny_nih: Path, tiny_checkpoint: Path) -> None:
-    from synthaug.adaptation.reconstruction import film_figures, study, table
-
-    rng = np.random.default_rng(0)
-    real = rng.integers(20, 230, (3, 1, 176, 176)).astype(np.uint8)
-    same = film_figures(real, real)
-    assert (
-        same["SSIM"] == pytest.approx(1) and same["MS-SSIM"] == pytest.approx(1) and (same["RMSE"] == 0).all()
-    )
-    shifted = film_figures(real + 8, real)
-    assert shifted["RMSE"] == pytest.approx(8) and shifted["PSNR"] == pytest.approx(20 * np.log10(255 / 8))
-    assert (shifted["SSIM"] < 1).all()
-
-    rows = study(
-        load_recipe("vae_smoke"),
-        [RealRadiographs(tiny_nih)],
+def test_a_study_trains_nothing_and_writes_results(
+    tiny_nih: Path, tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [
+        "adapt",
+        "--study",
+        "--model",
         str(tiny_checkpoint),
+        "--data",
+        str(tiny_nih),
+        "--device",
         "cpu",
-        lambda a, b: {"band": 1.0},
+    ]
+    assert cli.main([*command, "--recipe", "vae_smoke", "--out", str(tmp_path / "study")]) == 0
+    results = Results.read(tmp_path / "study")
+    assert {(m.subgroup, m.n) for m in results.metrics} == {("PA", 11), ("AP", 11)}
+    assert all(
+        m.value is None and m.reason == f"11 real {m.subgroup} films; 16 are needed" for m in results.metrics
     )
-    assert {(row["name"], row["view"], row["n"]) for row in rows} == {
-        (name, view, 11) for name in ("RMSE", "PSNR", "SSIM", "MS-SSIM", "band") for view in ("PA", "AP")
-    }
-    by_name = {row["name"]: row for row in rows}
-    assert by_name["RMSE"]["low"] < by_name["RMSE"]["value"] < by_name["RMSE"]["high"]
-    assert by_name["MS-SSIM"]["value"] is None and "161 or more" in by_name["MS-SSIM"]["reason"]
-    assert "161 or more" in table(rows)
+    assert [path.name for path in (tmp_path / "study").iterdir()] == ["results.json"]
+    capsys.readouterr()
+    assert cli.main([*command, "--recipe", "unet_smoke"]) == 2
+    assert "belongs to the route vae" in capsys.readouterr().err
 
 
 def test_runs_side_by_side(tiny_nih: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:

@@ -7,15 +7,19 @@ import numpy as np
 import pytest
 import torch
 from tiny_checkpoint import tiny_tokenizer
-from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
+from torchmetrics.functional.image import (
+    multiscale_structural_similarity_index_measure,
+    structural_similarity_index_measure,
+)
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from synthaug.datasets import RealRadiographs, SyntheticRadiographs
 from synthaug.errors import DataError
 from synthaug.evaluation.alignment import alignment, load_text_image_model
-from synthaug.evaluation.diversity import SIZE, diversity, ms_ssim, pair_mean, pyramid, similarities
+from synthaug.evaluation.diversity import SIZE, diversity, pair_mean, similarities
 from synthaug.evaluation.intervals import mean_interval
 from synthaug.evaluation.reconstruction import coherence, psnr, reconstruct, reconstruction
+from synthaug.evaluation.similarity import ms_ssim, pyramid, ssim
 from synthaug.evaluation.spectrum import BANDS, Profiles, power, profiles, ratio_intervals
 
 
@@ -45,6 +49,17 @@ def test_ms_ssim_is_torchmetrics() -> None:
     np.testing.assert_allclose(similarities(films[order], batch=7), matrix[order][:, order], atol=1e-5)
     with pytest.raises(DataError, match="161 pixels"):
         pyramid(films[..., :160, :160])
+
+
+def test_ssim_is_torchmetrics() -> None:
+    films = textures(4, 40)
+    found = ssim(films[:2], films[2:])
+    for i in range(2):
+        pair = (torch.from_numpy(films[j : j + 1]).double() / 255 for j in (i, i + 2))
+        assert found[i] == pytest.approx(
+            float(structural_similarity_index_measure(*pair, data_range=1.0)), abs=1e-5
+        )
+    assert ssim(films, films) == pytest.approx(1)
 
 
 def test_the_pair_mean_of_a_sum_is_the_closed_form() -> None:
@@ -189,6 +204,13 @@ def test_reconstruction_is_the_closed_form() -> None:
     assert metrics["VAE MS-SSIM"].value < 0.95  # type: ignore[operator]
     exact = {m.name: m for m in reconstruction(Scaled(1.0), {"PA": films}, {"PA": ["a"] * 16}, "x")}
     assert exact["VAE MS-SSIM"].value == pytest.approx(1, abs=1e-4) and exact["VAE MS-SSIM"].low is None
+    assert exact["VAE SSIM"].value == pytest.approx(1, abs=1e-4) and exact["VAE RMSE"].value < 0.6  # type: ignore[operator]
+    small = {
+        m.name: m for m in reconstruction(Scaled(0.5), {"PA": films[..., :96, :96]}, {"PA": ["a"] * 16}, "x")
+    }
+    assert (
+        "five scales need 161" in (small["VAE MS-SSIM"].reason or "") and small["VAE SSIM"].value is not None
+    )
     assert psnr(films, films)[0] == pytest.approx(10 * np.log10(255**2 * 12))
     noise = np.random.default_rng(0).integers(0, 255, films.shape).astype(np.uint8)
     assert coherence(noise, films)["64-100"] < 0.5

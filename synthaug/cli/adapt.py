@@ -124,23 +124,47 @@ def _compare(runs: list[Path], out: Path | None) -> None:
         say(f"{out}: written")
 
 
-def _study(recipe: Any, films: list[Any], model: str, device: str, out: Path | None) -> None:
-    from synthaug.adaptation.reconstruction import study, table
-    from synthaug.evaluation.spectrum import band_ratios, power
+def _study(recipe: Any, data: list[Any], model: str, device: str, out: Path | None) -> None:
+    import numpy as np
+
+    from synthaug.adaptation import films
+    from synthaug.diffusion.checkpoint import load_checkpoint
+    from synthaug.evaluation.reconstruction import reconstruction
+    from synthaug.evaluation.results import Results, table
 
     if recipe.route != "vae":
         raise UserError(f"--study: belongs to the route vae, found a recipe of route {recipe.route}")
-
-    def bands(ours: Any, theirs: Any) -> dict[str, float]:
-        return {f"power {band}": value for band, value in band_ratios(power(ours), power(theirs)).items()}
-
+    base = load_checkpoint(model, device, "float32")
+    size = recipe.image_size or base.image_size
+    held = films.load(
+        data,
+        (size,),
+        recipe.minimum_age,
+        choose=lambda records: films.for_findings(
+            records, recipe.findings, recipe.per_finding, recipe.training.seed
+        ),
+    )
+    views = np.array([record.view or "unknown" for record in held.records])
+    owners = np.array([record.patient or f"film:{record.key}" for record in held.records])
+    chosen = {str(view): views == view for view in sorted(set(views))}
     with terminal.bar("study") as advance:
-        rows = study(recipe, films, model, device, bands, advance)
-    say(table(rows))
+        metrics = reconstruction(
+            base.vae,
+            {view: held.pyramid[size][own] for view, own in chosen.items()},
+            {view: owners[own].tolist() for view, own in chosen.items()},
+            base.sha256,
+            advance,
+        )
+    say(table(metrics))
     if out is not None:
-        from synthaug.adaptation.reconstruction import write
-
-        say(f"{write(out, rows, model)}: written")
+        settings = {"checkpoint": {"name": base.name, "sha256": base.sha256}, "recipe": recipe.values()}
+        results = Results(
+            kind="evaluate",
+            protocol="autoencoder: real films encoded and decoded, nothing trained",
+            settings=settings,
+            metrics=metrics,
+        )
+        say(f"{results.write(out)}: written")
 
 
 def _texts(table: Path | None, films: list[Any], mend: bool) -> dict[str, list[str]]:
