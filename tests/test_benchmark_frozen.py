@@ -8,12 +8,12 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from synthaug import imagenet
-from synthaug.benchmark import frozen
 from synthaug.benchmark.arms import Portion
 from synthaug.benchmark.frozen import Features, extract_all, fit_logistic, open_extractor, run_cell
 from synthaug.benchmark.study import STRONG
 from synthaug.benchmark.toy import toy_material
 from synthaug.errors import DetectorError, NotInstalledError
+from synthaug.evaluation import features as extraction
 
 torch.set_num_threads(1)
 
@@ -82,7 +82,7 @@ def test_features_are_cached_by_content(tmp_path: Path, monkeypatch: pytest.Monk
     assert first.by_source["augmented"].shape == first.by_source["real"].shape
     assert seen[-1][0] == seen[-1][1] == sum(map(len, material.sides().values())) + len(material.training)
     with monkeypatch.context() as patch:
-        patch.setattr(frozen, "extract", lambda *_: pytest.fail("cached features are not computed again"))
+        patch.setattr(extraction, "extract", lambda *_: pytest.fail("cached features are not computed again"))
         again = extract_all(material, detector, name, tmp_path, STRONG)
     np.testing.assert_array_equal(again.judge, first.judge)
     other = extract_all(material, *open_extractor("random:test_vit", 32), tmp_path, None)

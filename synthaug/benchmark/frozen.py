@@ -7,14 +7,12 @@ films of the cell. w₀ = 0, but for `pretrained`, whose w₀ is the solution of
 (2006), the linear form of starting from other weights. C is chosen by AUROC on validation, the same way in every arm.
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.numpy import load_file, save
 from scipy.optimize import minimize
 from scipy.special import expit
 
@@ -26,13 +24,11 @@ from synthaug.detection.augment import Augmentation, augment
 from synthaug.detection.calibration import youden_threshold
 from synthaug.detection.detector import Detector, DetectorConfig, build_detector, digest_of, load_detector
 from synthaug.detection.films import Films
-from synthaug.detection.predict import extract
 from synthaug.diffusion.device import choose_device
 from synthaug.errors import NotInstalledError
-from synthaug.shards import atomic_write
+from synthaug.evaluation.features import detector_extractor, features
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-BLOCK = 256
 Told = Callable[[int, int], None]
 
 
@@ -101,34 +97,16 @@ def extract_all(
     if strong is not None:
         jobs.append(("augmented", augmented_copies(material.training, strong)))
     total, done, found = sum(len(images) for _, images in jobs), 0, {}
+    network = detector_extractor(detector, name)
     for side, images in jobs:
-        blocks = []
-        for start in range(0, len(images), BLOCK):
-            block = images[start : start + BLOCK]
-            blocks.append(_cached(detector, name, block, cache))
-            done += len(block)
-            told(done, total)
-        found[side] = np.concatenate(blocks)
+        found[side] = features(network, images, cache).values
+        done += len(images)
+        told(done, total)
     sources: dict[Source, np.ndarray] = {"real": found["training"]}
     for source in ("synthetic", "generator", "augmented"):
         if source in found:
             sources[source] = found[source]
     return Features(name, sources, found["validation"], found["judge"])
-
-
-def _cached(detector: Detector, name: str, block: np.ndarray, cache: Path) -> np.ndarray:
-    """Features of a block of images, stored under the hash of the network's name and the pixels."""
-    key = hashlib.sha256(
-        f"{name}:{block.shape}:".encode() + np.ascontiguousarray(block).tobytes()
-    ).hexdigest()
-    path = cache / f"{key[:32]}.safetensors"
-    if path.is_file():
-        return np.asarray(load_file(path)["features"])
-    # Small batches on a CPU: large ones spend as long on fetching memory as on computing.
-    features = extract(detector, block, 8 if next(detector.parameters()).device.type == "cpu" else 128)
-    cache.mkdir(parents=True, exist_ok=True)
-    atomic_write(path, save({"features": features}))
-    return features
 
 
 def augmented_copies(films: Films, strong: Augmentation, seed: int = 0) -> np.ndarray:
