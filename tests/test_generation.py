@@ -1,4 +1,4 @@
-"""`generate`: the output folder, word by word; resume; what may not change; bad input."""
+"""`generate`: the output folder, word by word; resume; what may not change."""
 
 import gc
 import json
@@ -12,26 +12,22 @@ import numpy as np
 import pytest
 import torch
 import webdataset
-import yaml
+from generated import EFFUSION, content, draw
 from tiny_checkpoint import SIZE, build, tiny_card
 
 import synthaug
 from synthaug import images
 from synthaug.errors import (
-    CheckpointError,
     DiskFullError,
-    LabelError,
     OutOfMemoryError,
     OutputFolderError,
     RecipeError,
-    UnknownNameError,
     UserError,
 )
-from synthaug.generation import GenerateRecipe, PlanEntry, Progress, execution, generate, writing
+from synthaug.generation import GenerateRecipe, Progress, execution, generate, writing
 from synthaug.shards import ShardSet, lock, verify
 
 room = sys.modules["synthaug.generation.generate"]  # the function of that name hides the module
-EFFUSION = "pleural_effusion"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -43,19 +39,10 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def content(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
 @pytest.fixture(scope="module")
 def whole(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An uninterrupted run: 10 films in shards of 4, batches of 3. Do not write into it."""
     return draw(tiny_checkpoint, tmp_path_factory.mktemp("generated") / "whole")
-
-
-def draw(checkpoint: Path, out: Path | None, **changes) -> Path:
-    options = {"count": 10, "shard_size": 4, "batch_size": 3, "device": "cpu", "model": checkpoint, "seed": 5}
-    return generate(changes.pop("labels", EFFUSION), out=out, **(options | changes))
 
 
 def test_the_folder_holds_what_the_contract_lists(whole: Path, tiny_checkpoint: Path) -> None:
@@ -189,51 +176,6 @@ def test_two_writers(tiny_checkpoint: Path, tmp_path: Path) -> None:
         draw(tiny_checkpoint, tmp_path / "out")
 
 
-def test_default_folder_is_named_after_finding_and_digest(
-    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    out = draw(tiny_checkpoint, None, dry_run=True)
-    plan = capsys.readouterr().out
-    assert out.parent == Path(".") and out.name.startswith("pleural_effusion-") and len(out.name) == 25
-    assert list(tmp_path.iterdir()) == []
-    for fact in (
-        "10 films",
-        "3 shards",
-        "MB",
-        f"recipe {out.name[-8:]}",
-        "chest radiograph: pleural effusion",
-    ):
-        assert fact in plan
-    assert draw(tiny_checkpoint, None, count=2).is_dir()
-
-
-def test_several_conditions_share_their_label_keys(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    plan = (
-        PlanEntry(labels={EFFUSION: 1.0}, view="PA", count=2),
-        PlanEntry(labels={"no_finding": 1.0}, sex="F", age=63.0, count=1),
-        PlanEntry(prompt="a photo of a lung", count=1),
-    )
-    recipe = GenerateRecipe(plan=plan, seed=3, shard_size=3)
-    (tmp_path / "mine.yaml").write_text(recipe.to_yaml())
-    out = generate(recipe=tmp_path / "mine.yaml", model=tiny_checkpoint, out=tmp_path / "out", device="cpu")
-    records = list(ShardSet(out).records())
-    assert [record.prompt for record in records] == [
-        *["chest radiograph, PA view: pleural effusion"] * 2,
-        "chest radiograph, female, 60s: no finding",
-        "a photo of a lung",
-    ]
-    assert [list(record.to_json()["labels"].items()) for record in records] == [
-        *[[("no_finding", 0.0), (EFFUSION, 1.0)]] * 2,
-        [("no_finding", 1.0), (EFFUSION, 0.0)],
-        [("no_finding", None), (EFFUSION, None)],
-    ]
-    assert (records[2].sex, records[2].age, records[0].view) == ("F", 63.0, "PA")
-    # The resolved recipe is a recipe: run again elsewhere, it is the same run.
-    again = generate(recipe=out / "recipe.yaml", model=tiny_checkpoint, out=tmp_path / "again", device="cpu")
-    assert content(again) == content(out)
-
-
 def test_a_recipe_of_another_checkpoint(whole: Path, tmp_path: Path) -> None:
     other = build(tmp_path / "other", prediction_type="epsilon")
     with pytest.raises(RecipeError, match="made for checkpoint tiny"):
@@ -254,67 +196,6 @@ def test_a_setting_given_beside_a_recipe_replaces_the_recipes_own(
     before, after = GenerateRecipe.load(whole / "recipe.yaml"), GenerateRecipe.load(out / "recipe.yaml")
     assert after == before.with_overrides(settings) and before.seed == 5 and before.shard_size == 4
     assert ShardSet(out)[0][0].to_json()["seed"] == 0
-
-
-def test_formats_sizes_and_settings_are_recorded(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    out = draw(
-        tiny_checkpoint,
-        tmp_path / "out",
-        count=2,
-        format="jpeg",
-        image_size=48,
-        guidance_scale=1,
-        num_inference_steps=2,
-        negative_prompt="blurred",
-        labels=[EFFUSION, "no_finding=0"],
-    )
-    record, data = ShardSet(out)[0]
-    assert images.read(data).shape == (48, 48)
-    fields = record.to_json()
-    assert (fields["negative_prompt"], fields["guidance_scale"], fields["num_inference_steps"]) == (
-        "blurred",
-        1.0,
-        2,
-    )
-    assert fields["labels"] == {"no_finding": 0.0, EFFUSION: 1.0}
-    assert yaml.safe_load((out / "recipe.yaml").read_text())["image_size"] == 48
-
-
-@pytest.mark.parametrize(
-    "wrong, error, message",
-    [
-        ({"labels": "plural_effusion"}, UnknownNameError, "pleural_effusion"),
-        ({"labels": "edema"}, LabelError, "it knows no_finding, pleural_effusion"),
-        ({"labels": [EFFUSION, "pleural_effusion=0"]}, LabelError, "both as 1 and as 0"),
-        ({"labels": [EFFUSION, "no_finding"]}, LabelError, "no_finding"),
-        ({"labels": None}, UserError, "--label FINDING or --prompt"),
-        ({"count": 0}, UserError, "--count 0"),
-        ({"batch_size": 0}, UserError, "--batch-size 0"),
-        ({"shard_size": 0}, RecipeError, "shard_size"),
-        ({"seed": -1}, RecipeError, "seed"),
-        ({"format": "bmp"}, UnknownNameError, "format"),
-        ({"view": "lateral"}, UserError, "it knows PA, AP"),
-        ({"view": "top"}, UnknownNameError, "view"),
-        ({"sex": "X"}, UnknownNameError, "sex"),
-        ({"age": 900}, UserError, "--age 900"),
-        ({"image_size": 33}, UserError, "--image-size"),
-        ({"device": "tpu"}, UserError, "--device"),
-        ({"model": "/nowhere"}, CheckpointError, "/nowhere"),
-    ],
-)
-def test_bad_input_is_named_and_nothing_is_written(
-    tiny_checkpoint: Path, tmp_path: Path, wrong: dict, error: type[UserError], message: str
-) -> None:
-    with pytest.raises(error, match=message) as caught:
-        draw(tiny_checkpoint, tmp_path / "out", **wrong)
-    assert caught.value.exit_code == 2
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_free_prompt_passes_through_with_any_label(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    out = draw(tiny_checkpoint, tmp_path / "out", labels="edema", prompt="kerley lines", count=1)
-    record, _ = ShardSet(out)[0]
-    assert record.prompt == "kerley lines" and record.labels == {"edema": 1.0}
 
 
 def test_progress_counts_to_the_end(tiny_checkpoint: Path, tmp_path: Path) -> None:
