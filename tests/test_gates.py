@@ -259,7 +259,7 @@ def test_another_judge_or_other_gates_are_another_run(gated: Path, tiny_checkpoi
             recipe=gated / "recipe.yaml",
             gates=(),
             judge=coin("e" * 64),
-            count=16,
+            count=None,
         )
     assert content(gated) == before
 
