@@ -283,6 +283,9 @@ def test_evaluate_finds_a_planted_copy_and_leaves_it_out(
     assert drawn.keys[5] not in left.keys and len(left) == 24 - len(listed)
     for name in ("synthetic.png", "real.png", "nearest.png"):
         assert (tmp_path / "report" / "pictures" / name).exists()
+    lines = [line.split(",") for line in (tmp_path / "report" / "nearest.csv").read_text().splitlines()]
+    assert [side for side, *_ in lines[1:]] == ["synthetic"] * 24 + ["unseen real"] * len(unseen)
+    assert float(lines[1 + 5][2]) == pytest.approx(1, abs=1e-3)
     with pytest.raises(DataError, match="patients are both"):
         evaluate(
             [drawn], unseen, reader, part="all", options=Options(extractors=[bands], generator_data=[unseen])

@@ -31,7 +31,9 @@ from synthaug.evaluation.results import Metric, Results, missing, protocol_id, t
 from synthaug.evaluation.spectrum import SIZE, spectrum_metrics
 from synthaug.evaluation.subgroups import subgroup_metrics
 from synthaug.evaluation.together import Together
+from synthaug.shards import atomic_write
 from synthaug.shards.manifest import read_manifest
+from synthaug.tables import csv_text
 
 VERSION = 2
 VIEWS = ("PA", "AP", "lateral")
@@ -127,6 +129,8 @@ def evaluate(
         write_pictures(
             Path(out), drawn, unseen, Together(training) if training else None, found, options.show_real
         )
+        if found is not None:
+            atomic_write(Path(out) / "nearest.csv", _nearest(found).encode())
     if options.exclude is not None:
         _exclude(found, drawn, Path(options.exclude), options.rate)
     return results
@@ -275,6 +279,16 @@ def _privacy(
         return None, [*(missing(name, reason, **facts) for name in privacy.NAMES), member]
     found = privacy.audit(ours, known, others, options.rate)
     return found, [*privacy.audit_metrics(found, ours), member]
+
+
+def _nearest(found: privacy.Audit) -> str:
+    """Every film's distance to its nearest training film and its highest correlation with one, films not named."""
+    rows = [
+        [side, f"{distance:.4f}", f"{correlation:.4f}"]
+        for side, films in (("synthetic", found.synthetic), ("unseen real", found.unseen))
+        for distance, correlation in zip(films.distance, films.correlation, strict=True)
+    ]
+    return csv_text(rows, ["side", "distance", "correlation"])
 
 
 def _listed(found: privacy.Audit, drawn: Together) -> dict[str, Any]:
