@@ -53,6 +53,15 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     assert loaded.tokenizer("pleural effusion").input_ids == parts["tokenizer"]("pleural effusion").input_ids
 
 
+def test_what_was_loaded_from_a_folder_is_saved_without_its_path(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    out = room.save_as_saved(tmp_path / "again", load_checkpoint(tiny_checkpoint, "cpu", "float32"))
+    texts = {path.name: path.read_text() for path in out.rglob("*.json")}
+    assert len(texts) >= 5
+    assert not [name for name, text in texts.items() if str(tiny_checkpoint.parent) in text]
+
+
 def test_saving_again_gives_the_same_bytes_and_replaces_the_old(
     tmp_path: Path, tiny_checkpoint: Path
 ) -> None:

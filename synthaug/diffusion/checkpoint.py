@@ -275,6 +275,7 @@ def save_checkpoint(
                 )
         with quiet():
             half.save_pretrained(partial / component, max_shard_size=SHARD_SIZE)
+        _forget_origin(partial / component / "config.json")
     tokenizer.save_pretrained(partial / "tokenizer")
     scheduler.save_pretrained(partial / "scheduler")
     (folder / INDEX).unlink(missing_ok=True)
@@ -321,6 +322,13 @@ def save_as_saved(folder: str | Path, checkpoint: Checkpoint) -> Path:
         make_scheduler(checkpoint.scheduler_config),
         checkpoint.card,
     )
+
+
+def _forget_origin(config: Path) -> None:
+    """A model that was loaded from a folder writes that folder's path into its configuration; a checkpoint travels."""
+    values = json.loads(config.read_text(encoding="utf-8"))
+    if values.pop("_name_or_path", None):
+        config.write_bytes(_json(values))
 
 
 def _json(values: dict[str, Any]) -> bytes:
