@@ -16,7 +16,7 @@ def insert(
     count: int | None = None,
     model: flags.Model = "embedded",
     seed: flags.Seed = 0,
-    strength: float = 0.9,
+    strength: float | None = None,
     threshold: float = 0.5,
     area: float = 0.4,
     side: Literal["left", "right"] | None = None,
@@ -46,7 +46,7 @@ def insert(
     count
         Number of pairs; by default 16, or every film of --into.
     strength
-        Share of the sampler's steps in which the members may part; the others fix the anatomy.
+        Share of the sampler's steps in which the members may part; the others fix the anatomy. By default 0.9, and 1 for --into.
     threshold
         A place may change where the prompts' films differ by this share of their largest difference.
     area

@@ -1,22 +1,24 @@
 """Pairs of films, without and with a finding, that differ in one region only.
 
 The member without is drawn from a seed, or is a given film. What moves it at each step is kept: its course. The first
-steps, `1 - strength` of them, belong to both members and fix the anatomy. Zero-terminal SNR or not, large opacities are
-decided in the first two or three of twenty steps: a smaller strength shares these too, and nothing large is inserted.
+steps, `1 - strength` of them, belong to both members and fix the anatomy. Large opacities are decided in the first two or
+three of twenty steps: a strength that shares these too inserts nothing large. From then on the member with moves by
 
-Where the members may differ is measured on decoded films, not on early predictions. Both prompts are followed freely from
-the shared steps to the end, and the absolute difference d of the two films, averaged over a neighbourhood, chooses
+    v = v_course + mask (v_with(z) - v_without(z_course))
 
-    mask = d >= threshold max(d), grown by one latent, at most `area` of the film
+which is the course where the mask is 0 or the prompts agree. A drawn member's course is v_without itself; a given film's is
+the prediction that leads back to it, and what the network would change about the film anyway cancels (differences of
+prompts: FlowEdit, Kulikov et al. 2024, arXiv:2412.08629; blended latents: Avrahami et al. 2023, arXiv:2206.02779).
 
-unless a mask is given. `side` keeps the mask on the patient's left or right, whose left is at the image's right. Then the
-member with the finding is drawn once more from the shared steps on, moved by
+Where the members may differ is measured on decoded films, not on early predictions. The member with is first drawn with the
+mask 1 everywhere; the absolute difference d of the two films, averaged over a neighbourhood, chooses
 
-    mask v_with(z) + (1 - mask) v_course
+    mask = d >= threshold max(d), grown by one latent, at most `area` of the film before
 
-so that it grows into the anatomy around it, which stays on the course (blended latents: Avrahami et al. 2023,
-arXiv:2206.02779; masks from differences of prompts: Couairon et al. 2022, arXiv:2210.11427). A decoder looks further than
-one latent; in pixels the change is therefore added to the member without, under a mask that is soft at its inner edge:
+unless a mask is given (a mask from the difference of two prompts: DiffEdit, Couairon et al. 2022, arXiv:2210.11427). `side`
+keeps it on the patient's left or right, whose left is at the image's right. Then the member with is drawn once more, so that
+the finding grows into the anatomy around it. A decoder looks further than one latent; in pixels the change is therefore
+added to the member without, under a mask that is soft at its inner edge:
 
     present = without + soft (decode(z_with) - decode(z_without))
 
@@ -40,7 +42,6 @@ from synthaug.diffusion.schedule import make_scheduler, quiet_numpy, takes_gener
 from synthaug.errors import UserError
 
 SMOOTH = 3  # latents that a difference is averaged over
-EDGE = 2  # latents over which the mask's inner edge fades
 
 Side = Literal["left", "right"]
 Method = Literal["img2img", "inversion"]
@@ -120,7 +121,7 @@ def sample_pairs(
     start = walker.noise() * walker.scheduler().init_noise_sigma
     end, course = walker.walk(start, walker.following(walker.without))
     films = decode(checkpoint, end)
-    return walker.insert(start, course, films, films, films, region or Region())
+    return walker.insert(start, course, course, films, films, region or Region())
 
 
 @torch.inference_mode()
@@ -163,10 +164,15 @@ def change_films(
     with quiet_numpy():
         times = scheduler.timesteps[:1].expand(len(seeds))
         start = scheduler.add_noise(latents, drawn, times)
-    _, course = walker.walk(start, lambda used, scaled, step: known_prediction(used, scaled, latents, step))
-    expected, _ = walker.walk(start, walker.parting(course, walker.without, region))
-    shown = decode(checkpoint, expected)
-    return walker.insert(start, course, films, decode(checkpoint, latents), shown, region)
+    guided, shared, states = walker.following(walker.without), region.shared(len(scheduler.timesteps)), []
+
+    def known(used: Any, scaled: Tensor, step: int) -> Tensor:
+        states.append(scaled)
+        return known_prediction(used, scaled, latents, step)
+
+    _, course = walker.walk(start, known)
+    rival = [guided(scheduler, z, step) if step >= shared else z for step, z in enumerate(states)]
+    return walker.insert(start, course, rival, films, decode(checkpoint, latents), region)
 
 
 class _Walker:
@@ -231,16 +237,15 @@ class _Walker:
         return guided
 
     def parting(
-        self, course: list[Tensor], text: Tensor, region: Region, mask: Tensor | None = None
+        self, course: list[Tensor], rival: list[Tensor], region: Region, mask: Tensor | float = 1.0
     ) -> Prediction:
-        """On the course for the shared steps, then toward a text, inside the mask where there is one."""
-        guided, shared = self.following(text), region.shared(len(course))
+        """On the course for the shared steps, then off it by what the prompts differ in, inside the mask."""
+        guided, shared = self.following(self.present), region.shared(len(course))
 
         def blended(scheduler: Any, scaled: Tensor, step: int) -> Tensor:
             if step < shared:
                 return course[step]
-            free = guided(scheduler, scaled, step)
-            return free if mask is None else mask * free + (1 - mask) * course[step]
+            return course[step] + mask * (guided(scheduler, scaled, step) - rival[step])
 
         return blended
 
@@ -248,27 +253,26 @@ class _Walker:
         self,
         start: Tensor,
         course: list[Tensor],
+        rival: list[Tensor],
         films: np.ndarray,
         decoded: np.ndarray,
-        expected: np.ndarray,
         region: Region,
     ) -> Pairs:
         """The pair, from the course of the member without.
 
         Args:
+            rival: v_without on the course; that of the shared steps is not looked at.
             films: the members without; `decoded`: what their latents decode to.
-            expected: what the prompt without draws from the shared steps on, which the difference is measured from.
         """
-        scale = self.checkpoint.scale_factor
         if region.mask is not None:
-            mask = (
-                given_mask(region, scale, self.settings.image_size).to(start).expand(len(start), -1, -1, -1)
-            )
+            mask = given_mask(region, self.checkpoint.scale_factor, self.settings.image_size).to(start)
+            mask = mask.expand(len(start), -1, -1, -1)
         else:
-            free, _ = self.walk(start, self.parting(course, self.present, region))
-            apart = np.abs(decode(self.checkpoint, free).astype(np.float32) - expected)
-            mask = changed_region(avg_pool2d(torch.from_numpy(apart), scale), region).to(start)
-        latents, _ = self.walk(start, self.parting(course, self.present, region, mask))
+            free, _ = self.walk(start, self.parting(course, rival, region))
+            apart = np.abs(decode(self.checkpoint, free).astype(np.float32) - decoded)
+            cells = avg_pool2d(torch.from_numpy(apart), self.checkpoint.scale_factor)
+            mask = changed_region(cells, region).to(start)
+        latents, _ = self.walk(start, self.parting(course, rival, region, mask))
         soft = soft_mask(mask, region, self.settings.image_size)
         change = decode(self.checkpoint, latents).astype(np.float32) - decoded
         present = np.clip(np.rint(films + soft * change), 0, 255).astype(np.uint8)
@@ -300,12 +304,20 @@ def given_mask(region: Region, scale: int, size: int) -> Tensor:
 
 
 def soft_mask(mask: Tensor, region: Region, size: int) -> np.ndarray:
-    """The mask (B, 1, h, w) in pixels, 0 ... 1: it fades inside its own edge and inside a given mask's and side's."""
-    inner = avg_pool2d(mask, 2 * EDGE - 1, 1, EDGE - 1, count_include_pad=False) * mask
-    soft = interpolate(inner, size=(size, size), mode="bilinear", align_corners=False)
-    soft = soft * _half(region, size).to(soft)
+    """The mask (B, 1, h, w) in pixels, 0 ... 1: it fades over a latent inside its edge, and inside a given mask's and side's.
+
+    Raises:
+        UserError: a given mask is too thin to hold anything.
+    """
+    scale = size // mask.shape[-1]
+    hard = interpolate(mask, size=(size, size), mode="nearest") * _half(region, size).to(mask)
     if region.mask is not None:
-        soft = soft * torch.from_numpy(region.mask > 0).to(soft)
+        hard = hard * torch.from_numpy(region.mask > 0).to(mask)
+    # Along a straight edge half of the neighbours lie inside, a neighbourhood further in all of them.
+    inside = avg_pool2d(hard, 2 * scale + 1, 1, scale, count_include_pad=False)
+    soft = (2 * inside - 1).clamp(min=0) * hard
+    if region.mask is not None and not soft.any():
+        raise UserError(f"--mask: nothing is as wide as {scale} pixels of {size}; give a larger region")
     return soft.cpu().numpy()
 
 

@@ -26,6 +26,9 @@ from synthaug.recipes import Recipe
 from synthaug.record import Record
 from synthaug.shards import ShardEntry, lock
 
+# A drawn member without would lose its anatomy at 1; a given film holds it by its course.
+STRENGTH_DRAWN, STRENGTH_GIVEN = 0.9, 1.0
+
 Progress = Callable[[int, int], None]
 
 
@@ -35,7 +38,7 @@ class InsertRecipe(Recipe):
     label: str
     count: int | None = Field(default=None, gt=0)
     seed: int = Field(default=0, ge=0)
-    strength: float = 0.9
+    strength: float | None = None
     threshold: float = 0.5
     area: float = 0.4
     side: Literal["left", "right"] | None = None
@@ -91,7 +94,10 @@ def insert(
         raise UserError(f"--batch-size {batch_size}: expected 1 or more")
     if recipe.method and into is None:
         raise UserError(f"--method {recipe.method}: is for given films; add --into DIR, or leave it out")
-    region = Region(recipe.strength, recipe.threshold, recipe.area, recipe.side)
+    strength = recipe.strength
+    if strength is None:
+        strength = STRENGTH_DRAWN if into is None else STRENGTH_GIVEN
+    region = Region(strength, recipe.threshold, recipe.area, recipe.side)
     settings = resolve(
         checkpoint, recipe.guidance_scale, None, recipe.num_inference_steps, None, recipe.image_size
     )
@@ -101,6 +107,7 @@ def insert(
     recipe = recipe.model_copy(
         update={
             "label": finding,
+            "strength": strength,
             "count": (recipe.count or 16) if given is None else len(given),
             "method": None if given is None else recipe.method or "inversion",
             "films": None if given is None else digest_of(given),
