@@ -124,7 +124,11 @@ def test_the_command_measures(
     assert found["score before"].n == 4 and found["score before"].low < before < found["score before"].high
     assert found["SSIM outside the mask"].value > 0.9
     place = found["change inside the usual place"]
-    assert 0 <= place.value <= 1 and 0 < place.floor < 0.25 and "2 boxes" in place.note
+    assert (
+        0 <= place.low <= place.value <= place.high <= 1
+        and 0 < place.floor < 0.25
+        and "2 boxes" in place.note
+    )
     assert str(tmp_path) not in json.dumps(results.model_dump(mode="json"))
     # Without boxes the figure says why it is missing; without a known finding so do the scores.
     config = DetectorConfig(arch="test_resnet", findings=("mass",), image_size=32)

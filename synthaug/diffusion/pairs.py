@@ -13,7 +13,7 @@ prompts: FlowEdit, Kulikov et al. 2024, arXiv:2412.08629; blended latents: Avrah
 Where the members may differ is measured on decoded films, not on early predictions. The member with is first drawn with the
 mask 1 everywhere; the absolute difference d of the two films, averaged over a neighbourhood, chooses
 
-    mask = d >= threshold max(d), grown by one latent, at most `area` of the film before
+    mask = d >= threshold max(d), at most `area` of the film, then grown by one latent
 
 unless a mask is given (a mask from the difference of two prompts: DiffEdit, Couairon et al. 2022, arXiv:2210.11427). `side`
 keeps it on the patient's left or right, whose left is at the image's right. Then the member with is drawn once more, so that

@@ -4,7 +4,7 @@ Conventions: of n pairs, `before` and `after` are a detector's probabilities (n,
 difference maps are (H, W), masks 0 where the members are equal by construction. A detector calls a finding present from its
 own threshold on. Films of one patient are one group of the intervals; drawn pairs are a group each.
 
-    score                mean probability of the asked finding: before, after, after - before (t interval)
+    score                mean probability of the asked finding: before, after, after - before (t interval, cut to its range)
     turned present       share of pairs called absent before and present after (Wilson)
     only the asked       of these, no other finding changed sides; `no_finding` may, it must (Wilson, of all pairs)
     SSIM outside         mean of the map of Wang et al. 2004 (11 x 11 Gaussian, sigma 1.5) over pixels outside of the mask
@@ -236,10 +236,8 @@ def _mean(name: str, values: np.ndarray, groups: Sequence[str], **facts: Any) ->
     if not known.any():
         return missing(name, "no pair has a value", **facts)
     found = mean_interval(values[known], [group for group, kept in zip(groups, known, strict=True) if kept])
-    plain: dict[str, Any] = {
-        "value": found.value,
-        "low": found.low,
-        "high": found.high,
-        "n": int(known.sum()),
-    }
+    # Every figure here lies in -1 ... 1, and all but a difference in 0 ... 1; a t interval of few pairs knows nothing of that.
+    least = -1.0 if found.value < 0 or " - " in name else 0.0
+    low, high = (float(np.clip(end, least, 1.0)) for end in (found.low, found.high))
+    plain: dict[str, Any] = {"value": found.value, "low": low, "high": high, "n": int(known.sum())}
     return Metric(name=name, **plain, **facts)
