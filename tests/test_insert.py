@@ -12,7 +12,7 @@ from PIL import Image
 from synthaug import cli, shards
 from synthaug.datasets import SyntheticRadiographs
 from synthaug.diffusion import load_checkpoint, resolve, sample
-from synthaug.diffusion.pairs import region, sample_pairs
+from synthaug.diffusion.pairs import Region, changed_region, sample_pairs
 from synthaug.errors import LabelError, OutputFolderError, UserError
 from synthaug.generation.insert import InsertRecipe, insert
 
@@ -28,7 +28,7 @@ def tiny(tiny_checkpoint: Path):
 @pytest.mark.parametrize("scheduler", ["dpmsolver++", "ddim", "euler_ancestral"])
 def test_members_are_equal_outside_the_mask_and_differ_inside(tiny, scheduler: str) -> None:
     settings = resolve(tiny, num_inference_steps=6, guidance_scale=4.0, scheduler=scheduler)
-    pairs = sample_pairs(tiny, [ABSENT] * 2, [PRESENT] * 2, SEEDS, settings, strength=0.8, area=0.2)
+    pairs = sample_pairs(tiny, [ABSENT] * 2, [PRESENT] * 2, SEEDS, settings, region=Region(0.8, 0.3, 0.2))
     outside = pairs.mask == 0
     assert 0.2 < outside.mean() < 0.8
     assert np.array_equal(pairs.without[outside], pairs.present[outside])
@@ -41,16 +41,19 @@ def test_members_are_equal_outside_the_mask_and_differ_inside(tiny, scheduler: s
 
 def test_equal_prompts_give_equal_members(tiny) -> None:
     settings = resolve(tiny, num_inference_steps=4)
-    pairs = sample_pairs(tiny, [ABSENT], [ABSENT], SEEDS[:1], settings, area=1.0)
+    pairs = sample_pairs(tiny, [ABSENT], [ABSENT], SEEDS[:1], settings, region=Region(area=1.0))
     assert np.abs(pairs.without.astype(int) - pairs.present).max() <= 2
 
 
 def test_the_region_is_where_the_difference_is() -> None:
     difference = torch.zeros(1, 1, 16, 16)
     difference[..., 4:8, 9:13] = 5.0
-    mask = region(difference, area=16 / 256)
-    assert mask[0, 0, 6, 11] == 1 and mask[..., :3, :].sum() == 0 and mask[..., :7].sum() == 0
-    assert 0 < (mask > 0).float().mean() < 0.15 and mask.max() <= 1
+    mask = changed_region(difference, Region(threshold=0.6))
+    # 3 x 3 means of a square of fives are 5 inside, 10/3 along its sides, 20/9 at its corners; one latent is grown.
+    expected = torch.zeros(16, 16)
+    expected[3:9, 8:14] = 1
+    expected[[3, 3, 8, 8], [8, 13, 8, 13]] = 0
+    assert torch.equal(mask[0, 0], expected)
 
 
 def test_the_folder_holds_both_members_and_resumes(tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -88,7 +91,7 @@ def test_the_folder_holds_both_members_and_resumes(tiny_checkpoint: Path, tmp_pa
     [
         ({"label": "no_finding"}, LabelError, "can insert pleural_effusion"),
         ({"label": "hernia"}, LabelError, "can insert pleural_effusion"),
-        ({"strength": 1.0}, UserError, "--strength 1"),
+        ({"strength": 1.5}, UserError, "--strength 1.5"),
         ({"area": 0.0}, UserError, "--area 0"),
         ({"view": "oblique"}, UserError, "unknown view 'oblique'"),
     ],

@@ -1,20 +1,27 @@
 """`synthaug insert`."""
 
 from pathlib import Path
+from typing import Annotated, Literal
 
 from synthaug.cli import flags, terminal
 from synthaug.cli.terminal import say
+from synthaug.errors import UserError
 
 
 def insert(
     *,
     label: str,
     out: Path,
-    count: int = 16,
+    into: Path | None = None,
+    count: int | None = None,
     model: flags.Model = "embedded",
     seed: flags.Seed = 0,
-    strength: float = 0.7,
-    area: float = 0.25,
+    strength: float | None = None,
+    threshold: float = 0.5,
+    area: float = 0.4,
+    side: Literal["left", "right"] | None = None,
+    mask: Path | None = None,
+    method: Literal["img2img", "inversion"] | None = None,
     view: flags.View = None,
     age: flags.Age = None,
     sex: flags.Sex = None,
@@ -22,9 +29,11 @@ def insert(
     num_inference_steps: flags.Steps = None,
     guidance_scale: flags.GuidanceScale = None,
     batch_size: int = 4,
+    detector: Annotated[list[str] | None, flags.Many] = None,
+    boxes: Path | None = None,
     device: flags.Device = "auto",
 ) -> None:
-    """Draw pairs from one seed, with and without a finding, that differ in one region; the same command resumes.
+    """Pairs with and without a finding that differ in one region: drawn, or films given; the same command resumes.
 
     Parameters
     ----------
@@ -32,24 +41,43 @@ def insert(
         The finding that is inserted.
     out
         Output folder: shards with both members, masks, difference maps.
+    into
+        Insert into these films, real or synthetic: a folder, or one file. By default pairs are drawn.
     count
-        Number of pairs.
+        Number of pairs; by default 16, or every film of --into.
     strength
-        Share of the sampler's steps in which the members may part; the others fix the anatomy.
+        Share of the sampler's steps in which the members may part; the others fix the anatomy. By default 0.9, and 1 for --into.
+    threshold
+        A place may change where the prompts' films differ by this share of their largest difference.
     area
-        Share of the film in which they may differ, before its edge is softened.
+        Share of the film that may change, at most.
+    side
+        Change the patient's left (at the image's right) or right alone.
+    mask
+        A picture whose bright pixels alone may change.
+    method
+        How a given film enters the sampler: by inversion (the default), or img2img with noise of the seed.
     batch_size
         Pairs at once.
+    detector
+        Measure the pairs with these detectors, "embedded" or folders, into results.json.
+    boxes
+        NIH folder whose radiologists' boxes say where the finding usually lies; part test is left out.
     """
     from synthaug.generation.insert import InsertRecipe
     from synthaug.generation.insert import insert as run
 
+    if boxes and not detector:
+        raise UserError(f"--boxes {boxes}: is used in measuring; add --detector embedded")
     recipe = InsertRecipe(
         label=label,
         count=count,
         seed=seed,
         strength=strength,
+        threshold=threshold,
         area=area,
+        side=side,
+        method=method,
         view=view,
         age=age,
         sex=sex,
@@ -58,5 +86,16 @@ def insert(
         guidance_scale=guidance_scale,
     )
     with terminal.bar("insert", "pairs") as advance:
-        run(recipe, out, model, device, batch_size, advance)
+        run(recipe, out, model, device, batch_size, advance, into, mask)
+    if detector:
+        _measure(out, detector, boxes, into, device)
     say(f"{out}: done; preview.png shows pairs side by side, masks/ where they may differ")
+
+
+def _measure(out: Path, detectors: list[str], boxes: Path | None, into: Path | None, device: str) -> None:
+    from synthaug.evaluation.insertion import measure
+    from synthaug.evaluation.results import table
+
+    results = measure(out, detectors, boxes, into, device)
+    results.write(out)
+    say(table(results.metrics))

@@ -1,54 +1,58 @@
-"""Pairs of films, with and without a finding, into a folder of shards; the same command resumes.
+"""Pairs of films, without and with a finding, into a folder of shards; the same command resumes.
 
-    OUT/recipe.yaml            written first
-    OUT/shard-000000.tar ...   000000000 without, 000000001 with the finding, 000000002 without, ...
-    OUT/masks/000000001.png    where the pair may differ (0: equal to the grey level); one a pair
-    OUT/differences/...png     |with - without|, grey levels
-    OUT/preview.png README.md  contact sheet, pair by pair; data set card
-    OUT/manifest.json          written last
-
-Each record's provenance names its pair, its member, and the SHA-256 of the mask. No file holds a clock, host or path.
+The members without are drawn from a seed, or are films given with `into`. `synthaug.diffusion.pairs` says how a member
+comes to its finding, `synthaug.generation.insert_folder` what the folder holds. Each record's provenance names its pair,
+its member, its source where there is one, and the SHA-256 of the mask.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
 
 from synthaug import __version__, images, prompts
-from synthaug.cards import dataset_card
 from synthaug.diffusion import Checkpoint, Settings, load_checkpoint, resolve
-from synthaug.diffusion.pairs import Pairs, check_shares, sample_pairs
-from synthaug.errors import LabelError, OutputFolderError, UserError
-from synthaug.findings import NO_FINDING, canonical
+from synthaug.diffusion.pairs import Pairs, Region, change_films, sample_pairs
+from synthaug.errors import LabelError, UserError
+from synthaug.findings import NO_FINDING, canonical, check
+from synthaug.generation import insert_folder as folder
+from synthaug.generation.insert_source import SourceFilm, digest_of, read_mask, source_films
 from synthaug.generation.plan import KEY
-from synthaug.recipes import Recipe, differences, read_yaml
+from synthaug.recipes import Recipe
 from synthaug.record import Record
-from synthaug.shards import ShardEntry, atomic_write, existing_shard, lock, write_manifest, write_shard
+from synthaug.shards import ShardEntry, lock
 
-MEMBERS = ("without", "with")
-PREVIEWED = 8
+# A drawn member without would lose its anatomy at 1; a given film holds it by its course.
+STRENGTH_DRAWN, STRENGTH_GIVEN = 0.9, 1.0
+
+Progress = Callable[[int, int], None]
 
 
 class InsertRecipe(Recipe):
-    """What to draw; None takes the checkpoint's value when a run begins."""
+    """What to draw; None takes the checkpoint's value, or all films given, when a run begins."""
 
     label: str
-    count: int = Field(default=16, gt=0)
+    count: int | None = Field(default=None, gt=0)
     seed: int = Field(default=0, ge=0)
-    strength: float = 0.7
-    area: float = 0.25
+    strength: float | None = None
+    threshold: float = 0.5
+    area: float = 0.4
+    side: Literal["left", "right"] | None = None
+    method: Literal["img2img", "inversion"] | None = None
     view: str | None = None
     age: float | None = None
     sex: str | None = None
     image_size: int | None = None
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
-    shard_size: int = Field(default=500, gt=0)
+    shard_size: int = Field(default=100, gt=0)
     checkpoint: dict[str, str] | None = None
+    films: str | None = None  # SHA-256 of the films given
+    mask: str | None = None  # SHA-256 of the mask given
 
 
 def insert(
@@ -57,9 +61,11 @@ def insert(
     model: str = "embedded",
     device: str = "auto",
     batch_size: int = 4,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: Progress | None = None,
+    into: Path | None = None,
+    mask: Path | None = None,
 ) -> Path:
-    """Draw `recipe.count` pairs into `out`.
+    """Draw `recipe.count` pairs into `out`, by default 16, or one for each film of `into`.
 
     Args:
         recipe: the finding, and how far the members may part.
@@ -67,6 +73,8 @@ def insert(
         model: whose films.
         batch_size: pairs at once; films of other batch sizes differ by rounding.
         on_progress: called with (pairs done, pairs in all).
+        into: films that the finding is inserted into: a folder or one file.
+        mask: a picture whose bright pixels alone may change.
 
     Returns:
         The folder.
@@ -74,6 +82,7 @@ def insert(
     Raises:
         LabelError: the checkpoint was not trained on the finding.
         OutputFolderError: the folder was made by another recipe, or holds other files.
+        DataError: no film to insert into, or one that cannot be read.
         UserError: a setting that cannot be.
     """
     checkpoint = load_checkpoint(model, device)
@@ -83,167 +92,150 @@ def insert(
         raise LabelError(f"--label {recipe.label}: {checkpoint.name} can insert {known or 'no finding'}")
     if batch_size < 1:
         raise UserError(f"--batch-size {batch_size}: expected 1 or more")
-    check_shares(recipe.strength, recipe.area)
+    if recipe.method and into is None:
+        raise UserError(f"--method {recipe.method}: is for given films; add --into DIR, or leave it out")
+    strength = recipe.strength
+    if strength is None:
+        strength = STRENGTH_DRAWN if into is None else STRENGTH_GIVEN
+    region = Region(strength, recipe.threshold, recipe.area, recipe.side)
     settings = resolve(
         checkpoint, recipe.guidance_scale, None, recipe.num_inference_steps, None, recipe.image_size
     )
+    if mask is not None:
+        region = replace(region, mask=read_mask(mask, settings.image_size))
+    given = source_films(into, finding)[: recipe.count] if into is not None else None
     recipe = recipe.model_copy(
         update={
             "label": finding,
+            "strength": strength,
+            "count": (recipe.count or 16) if given is None else len(given),
+            "method": None if given is None else recipe.method or "inversion",
+            "films": None if given is None else digest_of(given),
+            "mask": None if region.mask is None else hashlib.sha256(region.mask.tobytes()).hexdigest(),
             "image_size": settings.image_size,
             "num_inference_steps": settings.num_inference_steps,
             "guidance_scale": settings.guidance_scale,
             "checkpoint": {"name": checkpoint.name, "sha256": checkpoint.sha256},
         }
     )
-    _texts(recipe, checkpoint)  # a view or sex that no prompt has is refused before anything is written
-    _check_folder(out, recipe)
+    run = _Run(recipe, checkpoint, settings, region, given, out)
+    run.texts(None)  # a view or sex that no prompt has is refused before anything is written
+    folder.check_folder(out, recipe)
     with lock(out):
-        if not (out / "recipe.yaml").exists():
-            atomic_write(out / "recipe.yaml", recipe.to_yaml().encode())
-        for name in ("masks", "differences"):
-            (out / name).mkdir(exist_ok=True)
-        entries: list[ShardEntry] = []
-        for number, first in enumerate(range(0, recipe.count, recipe.shard_size)):
-            part = range(first, min(first + recipe.shard_size, recipe.count))
-            kept = existing_shard(out, number)
-            if kept is None or kept.count != 2 * len(part):
-                drawn = _members(recipe, checkpoint, settings, part, out, batch_size, on_progress)
-                kept = write_shard(out, number, drawn)
+        folder.begin(out, recipe, given is not None)
+        entries: list[list[ShardEntry]] = []
+        for number, first in enumerate(range(0, run.count, recipe.shard_size)):
+            part = range(first, min(first + recipe.shard_size, run.count))
+            kept = folder.existing(out, number, len(part), given is not None)
+            if kept is None:
+                kept = folder.write(out, number, run.draw(part, batch_size, on_progress), given is not None)
             entries.append(kept)
-        _finish(recipe, checkpoint, out, entries)
+        folder.finish(out, recipe, checkpoint, entries)
     return out
 
 
-def _check_folder(out: Path, recipe: InsertRecipe) -> None:
-    path = out / "recipe.yaml"
-    if not path.exists():
-        others = sorted(p.name for p in out.iterdir() if not p.name.startswith(".")) if out.is_dir() else []
-        if others:
-            raise OutputFolderError(f"--out {out}: holds {others[0]} and no recipe.yaml; choose a new folder")
-        return
-    if changed := [key for key in differences(read_yaml(path), recipe.values()) if key != "checkpoint.name"]:
-        raise OutputFolderError(
-            f"--out {out}: was made by another recipe, which differs in {', '.join(changed)}; choose another --out"
+class _Run:
+    """A resolved recipe at work."""
+
+    def __init__(
+        self,
+        recipe: InsertRecipe,
+        checkpoint: Checkpoint,
+        settings: Settings,
+        region: Region,
+        given: list[SourceFilm] | None,
+        out: Path,
+    ) -> None:
+        self.recipe, self.checkpoint, self.settings, self.region = recipe, checkpoint, settings, region
+        self.given, self.out, self.count = given, out, recipe.count or 0
+
+    def texts(self, view: str | None) -> tuple[str, str]:
+        """The prompts without and with the finding, of a view that the checkpoint knows or the recipe's."""
+        recipe, checkpoint = self.recipe, self.checkpoint
+        absent = {NO_FINDING: 1.0} if NO_FINDING in checkpoint.findings else {}
+        shown = view if view in checkpoint.views else recipe.view
+        without, present = (
+            prompts.render(labels, shown, recipe.age, recipe.sex, checkpoint.template)
+            for labels in (absent, {recipe.label: 1.0})
+        )
+        return without, present
+
+    def draw(
+        self, pairs: range, batch_size: int, on_progress: Progress | None
+    ) -> list[tuple[folder.Sample, folder.Sample]]:
+        """The encoded members of these pairs, held until their shard is written."""
+        drawn: list[tuple[folder.Sample, folder.Sample]] = []
+        for start in range(pairs.start, pairs.stop, batch_size):
+            part = range(start, min(start + batch_size, pairs.stop))
+            views = [self.given[index].view if self.given else None for index in part]
+            texts = [self.texts(view) for view in views]
+            found = self._batch(part, texts)
+            for place, pair in enumerate(part):
+                films = found.without[place, 0], found.present[place, 0]
+                drawn.append(self._members(pair, films, found.mask[place, 0], texts[place]))
+            if on_progress:
+                on_progress(part.stop, self.count)
+        return drawn
+
+    def _batch(self, part: range, texts: Sequence[tuple[str, str]]) -> Pairs:
+        without, present = [text[0] for text in texts], [text[1] for text in texts]
+        seeds = [(self.recipe.seed, index) for index in part]
+        negative = self.checkpoint.card.negative_prompt
+        if self.given is None:
+            return sample_pairs(
+                self.checkpoint, without, present, seeds, self.settings, negative, self.region
+            )
+        films = np.stack([self.given[index].pixels(self.settings.image_size) for index in part])[:, None]
+        method = self.recipe.method or "inversion"
+        return change_films(
+            self.checkpoint, films, without, present, seeds, self.settings, negative, self.region, method
         )
 
-
-def _texts(recipe: InsertRecipe, checkpoint: Checkpoint) -> tuple[str, str]:
-    """The prompts without and with the finding."""
-    absent = {NO_FINDING: 1.0} if NO_FINDING in checkpoint.findings else {}
-    shown = [
-        prompts.render(labels, recipe.view, recipe.age, recipe.sex, checkpoint.template)
-        for labels in (absent, {recipe.label: 1.0})
-    ]
-    return shown[0], shown[1]
-
-
-def _members(
-    recipe: InsertRecipe,
-    checkpoint: Checkpoint,
-    settings: Settings,
-    pairs: range,
-    out: Path,
-    batch_size: int,
-    on_progress: Callable[[int, int], None] | None,
-) -> Iterator[tuple[Record, bytes, str]]:
-    texts = _texts(recipe, checkpoint)
-    for start in range(pairs.start, pairs.stop, batch_size):
-        part = range(start, min(start + batch_size, pairs.stop))
-        drawn = sample_pairs(
-            checkpoint,
-            [texts[0]] * len(part),
-            [texts[1]] * len(part),
-            [(recipe.seed, index) for index in part],
-            settings,
-            checkpoint.card.negative_prompt,
-            recipe.strength,
-            recipe.area,
-        )
-        for place, pair in enumerate(part):
-            yield from _pair(recipe, settings, drawn, place, pair, texts, out)
-        if on_progress:
-            on_progress(part.stop, recipe.count)
-
-
-def _pair(
-    recipe: InsertRecipe,
-    settings: Settings,
-    drawn: Pairs,
-    place: int,
-    pair: int,
-    texts: tuple[str, str],
-    out: Path,
-) -> Iterator[tuple[Record, bytes, str]]:
-    films = drawn.without[place, 0], drawn.present[place, 0]
-    mask = images.encode(drawn.mask[place, 0])
-    apart = np.abs(films[1].astype(np.int16) - films[0]).astype(np.uint8)
-    name = f"{KEY.format(2 * pair + 1)}.png"
-    atomic_write(out / "masks" / name, mask)
-    atomic_write(out / "differences" / name, images.encode(apart))
-    facts: dict[str, Any] = {
-        "pair": pair,
-        "inserted": recipe.label,
-        "mask_sha256": hashlib.sha256(mask).hexdigest(),
-        "mask_share": round(float((drawn.mask[place] > 0).mean()), 5),
-        "mean_difference": round(float(apart.mean()), 3),
-        "strength": recipe.strength,
-        "area": recipe.area,
-        "seed": recipe.seed,
-        "guidance_scale": settings.guidance_scale,
-        "num_inference_steps": settings.num_inference_steps,
-        "scheduler": settings.scheduler,
-        "checkpoint": recipe.checkpoint,
-        "synthaug_version": __version__,
-    }
-    for number, (member, film) in enumerate(zip(MEMBERS, films, strict=True)):
-        labels = {NO_FINDING: 1.0 - number, recipe.label: float(number)}
-        record = Record(
-            key=KEY.format(2 * pair + number),
-            labels=labels,
-            view=recipe.view,
-            age=recipe.age,
-            sex=recipe.sex,
-            prompt=texts[number],
-            synthetic=True,
-            provenance={"member": member, **facts},
-        )
-        yield record, images.encode(film), "png"
-
-
-def _finish(recipe: InsertRecipe, checkpoint: Checkpoint, out: Path, entries: list[ShardEntry]) -> None:
-    from synthaug.shards import read_samples
-
-    films: list[np.ndarray] = []
-    for entry in entries:
-        with (out / entry.name).open("rb") as file:
-            for _, data in read_samples(file, entry.name):
-                if len(films) < 2 * PREVIEWED:
-                    films.append(images.read(data))
-    shown = np.stack(films)[:, None]
-    atomic_write(out / "preview.png", images.encode(images.contact_sheet(shown, columns=4)))
-    facts = {
-        "name": "Pairs of synthetic chest radiographs, with and without a finding",
-        "count": 2 * recipe.count,
-        "pairs": recipe.count,
-        "findings": [recipe.label],
-        "counts": {recipe.label: recipe.count},
-        "checkpoint": recipe.checkpoint,
-        "recipe_digest": recipe.digest(),
-        "settings": {k: v for k, v in recipe.values().items() if k not in ("checkpoint", "count", "label")},
-        "limits": [
-            "Outside the mask the members are equal by construction; inside, more than the finding may have changed.",
-            "The member without is asked for no finding; whether it has none is the checkpoint's to keep.",
-        ],
-        "data_terms": "The terms of the films that the checkpoint was trained on hold for these films too.",
-        "attribution": [checkpoint.card.attribution] if checkpoint.card.attribution else [],
-    }
-    atomic_write(out / "README.md", dataset_card(facts).encode())
-    write_manifest(
-        out,
-        entries,
-        recipe_digest=recipe.digest(),
-        checkpoint=recipe.checkpoint,
-        synthetic=True,
-        pairs=recipe.count,
-    )
+    def _members(
+        self, pair: int, films: tuple[np.ndarray, np.ndarray], mask: np.ndarray, texts: tuple[str, str]
+    ) -> tuple[folder.Sample, folder.Sample]:
+        recipe, settings = self.recipe, self.settings
+        source = self.given[pair] if self.given else None
+        keys = [KEY.format(pair)] * 2 if source else [KEY.format(2 * pair), KEY.format(2 * pair + 1)]
+        facts: dict[str, Any] = {
+            "pair": pair,
+            "inserted": recipe.label,
+            **folder.write_pictures(self.out, keys[1], films, mask),
+            "strength": recipe.strength,
+            "threshold": recipe.threshold,
+            "area": recipe.area,
+            "side": recipe.side,
+            "method": recipe.method,
+            "seed": recipe.seed,
+            "guidance_scale": settings.guidance_scale,
+            "num_inference_steps": settings.num_inference_steps,
+            "scheduler": settings.scheduler,
+            "checkpoint": recipe.checkpoint,
+            "synthaug_version": __version__,
+        }
+        if source is None:
+            labels = {NO_FINDING: 1.0, recipe.label: 0.0}
+        else:
+            labels = source.labels
+            facts["source"] = {
+                "key": source.key,
+                "synthetic": source.synthetic,
+                "pixels_sha256": hashlib.sha256(films[0].tobytes()).hexdigest(),
+            }
+        names = ("before", "after") if source else ("without", "with")
+        members = []
+        for number, (name, film) in enumerate(zip(names, films, strict=True)):
+            changed = number == 1
+            known = {**labels, NO_FINDING: 0.0, recipe.label: 1.0} if changed else labels
+            record = Record(
+                key=keys[number],
+                labels=check(known),
+                view=source.view if source else recipe.view,
+                age=None if source else recipe.age,
+                sex=None if source else recipe.sex,
+                prompt=texts[number] if changed or source is None else None,
+                synthetic=changed or source is None or source.synthetic,
+                provenance={"member": name, **facts},
+            )
+            members.append((record, images.encode(film), "png"))
+        return members[0], members[1]
