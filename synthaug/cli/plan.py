@@ -57,7 +57,7 @@ def _rate(model: str, films_per_second: float | None, device: str) -> "Rate":
 
     from synthaug.benchmark.planning import Rate
     from synthaug.diffusion import load_checkpoint, resolve, sample
-    from synthaug.generation.generate import BYTES_PER_PIXEL, BYTES_PER_RECORD
+    from synthaug.generation.estimate import BYTES_PER_PIXEL, BYTES_PER_RECORD
 
     checkpoint = load_checkpoint(model, device)
     settings = resolve(checkpoint)
