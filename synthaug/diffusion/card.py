@@ -31,7 +31,8 @@ class CheckpointCard(BaseModel):
         template: name of the prompt template (`synthaug.prompts.TEMPLATES`) that it was trained with.
         route: how it was made: "from_scratch", "unet", "lora", ...; "foreign" without a card.
         base: what it was adapted from, if anything.
-        negative_prompt, guidance_scale, num_inference_steps, scheduler: defaults of sampling.
+        negative_prompt: default of sampling; its optional parts (`synthaug.prompts.negative`) take a film's own values.
+        guidance_scale, num_inference_steps, scheduler: defaults of sampling.
         guidance_interval: steps with guidance, as [from, to) in fractions of the steps; 0 is the noisy end.
         attribution: whose data and weights went in, with licences.
         tokens: words of a prompt -> learnt token that is read in their place.

@@ -102,12 +102,13 @@ class Artist:
             OutOfMemoryError: no room for so many.
         """
         settings, recipe = self.settings, self.recipe
+        entries = list(recipe.entries(places))
         try:
             return sample(
                 self.checkpoint,
-                [entry.prompt or "" for entry in recipe.entries(places)],
+                [entry.prompt or "" for entry in entries],
                 [(recipe.seed, index) for index in noise],
-                negative_prompts=recipe.negative_prompt or "",
+                negative_prompts=[entry.negative_prompt or "" for entry in entries],
                 guidance_scale=settings.guidance_scale,
                 guidance_interval=settings.guidance_interval,
                 num_inference_steps=settings.num_inference_steps,
@@ -291,7 +292,7 @@ def _samples(
             prompt=entry.prompt,
             synthetic=True,
             provenance={
-                "negative_prompt": recipe.negative_prompt,
+                "negative_prompt": entry.negative_prompt,
                 "seed": recipe.seed,
                 "guidance_scale": recipe.guidance_scale,
                 "guidance_interval": recipe.guidance_interval,

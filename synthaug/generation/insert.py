@@ -153,12 +153,14 @@ class _Run:
         """The prompts without and with the finding, of a view that the checkpoint knows or the recipe's."""
         recipe, checkpoint = self.recipe, self.checkpoint
         absent = {NO_FINDING: 1.0} if NO_FINDING in checkpoint.findings else {}
-        shown = view if view in checkpoint.views else recipe.view
         without, present = (
-            prompts.render(labels, shown, recipe.age, recipe.sex, checkpoint.template)
+            prompts.render(labels, self._shown(view), recipe.age, recipe.sex, checkpoint.template)
             for labels in (absent, {recipe.label: 1.0})
         )
         return without, present
+
+    def _shown(self, view: str | None) -> str | None:
+        return view if view in self.checkpoint.views else self.recipe.view
 
     def draw(
         self, pairs: range, batch_size: int, on_progress: Progress | None
@@ -169,7 +171,16 @@ class _Run:
             part = range(start, min(start + batch_size, pairs.stop))
             views = [self.given[index].view if self.given else None for index in part]
             texts = [self.texts(view) for view in views]
-            found = self._batch(part, texts)
+            away = [
+                prompts.negative(
+                    self.checkpoint.card.negative_prompt,
+                    self._shown(view),
+                    self.recipe.age,
+                    self.recipe.sex,
+                )
+                for view in views
+            ]
+            found = self._batch(part, texts, away)
             for place, pair in enumerate(part):
                 films = found.without[place, 0], found.present[place, 0]
                 drawn.append(self._members(pair, films, found.mask[place, 0], texts[place]))
@@ -177,18 +188,17 @@ class _Run:
                 on_progress(part.stop, self.count)
         return drawn
 
-    def _batch(self, part: range, texts: Sequence[tuple[str, str]]) -> Pairs:
+    def _batch(self, part: range, texts: Sequence[tuple[str, str]], away: Sequence[str]) -> Pairs:
         without, present = [text[0] for text in texts], [text[1] for text in texts]
         seeds = [(self.recipe.seed, index) for index in part]
-        negative = self.checkpoint.card.negative_prompt
         if self.given is None:
             return sample_pairs(
-                self.checkpoint, without, present, seeds, self.settings, negative, self.region
+                self.checkpoint, without, present, seeds, self.settings, away, self.region
             )
         films = np.stack([self.given[index].pixels(self.settings.image_size) for index in part])[:, None]
         method = self.recipe.method or "inversion"
         return change_films(
-            self.checkpoint, films, without, present, seeds, self.settings, negative, self.region, method
+            self.checkpoint, films, without, present, seeds, self.settings, away, self.region, method
         )
 
     def _members(
