@@ -1,12 +1,12 @@
 """Kill nodes and drivers of runs on Ray: every file must equal that of `--engine local`, nothing lost, nothing twice.
 
-    python benchmarks/ray_kills.py --model CHECKPOINT [--trials 20] [--drivers 4] [--count 48] [--shard-size 4] [--seed 0]
+    python benchmarks/ray_kills.py --model CHECKPOINT [--trials 20] [--drivers 4] [--count 24] [--shard-size 4] [--seed 0]
 
 A cluster of a head without CPUs and three raylets of one CPU each. A trial kills a random raylet when a random number of
 films is done, in every second trial with all its processes, as a machine that loses power, and adds another raylet. Of the
 other trials, `--drivers` in number, each kills the driver at such a moment and starts the same command again.
 A small checkpoint keeps this short: `PYTHONPATH=. python tests/tiny_checkpoint.py FOLDER` writes one; many steps make its
-shards last. The cluster is this machine's alone (127.0.0.1), and its files go with it.
+shards last. The cluster is this machine's alone (127.0.0.2), and its files go with it.
 """
 
 import argparse
@@ -21,7 +21,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+os.environ |= {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_raylet_start_wait_time_s": "180",
+}
 
 import torch
 
@@ -41,7 +45,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def add_node(cluster: Any) -> Any:
-    return cluster.add_node(num_cpus=1, object_store_memory=STORE, node_ip_address="127.0.0.1")
+    return cluster.add_node(num_cpus=1, wait=False, object_store_memory=STORE, node_ip_address="127.0.0.2")
 
 
 def kill_node(node: Any, all_of_it: bool) -> None:
@@ -101,21 +105,23 @@ def main() -> int:
     parser.add_argument("--model", required=True)
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--drivers", type=int, default=4)
-    parser.add_argument("--count", type=int, default=48)
+    parser.add_argument("--count", type=int, default=24)
     parser.add_argument("--shard-size", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     from ray.cluster_utils import Cluster
 
     torch.set_num_threads(1)
-    chance, fork, wrong, lost, late = (
+    chance, processes, wrong, lost, late = (
         random.Random(options.seed),
-        multiprocessing.get_context("fork"),
+        multiprocessing.get_context("forkserver"),
         [],
         0,
         0,
     )
+    # A process that has spoken to Ray cannot be forked; the server that forks drivers never does, and has imported all.
+    processes.set_forkserver_preload(["ray", "synthaug.generation"])
     settings = {"shard_size": options.shard_size, "num_inference_steps": options.steps}
     checkpoint = load_checkpoint(options.model, "cpu")
     recipe = make_recipe("pleural_effusion", options.count, None, None, None, None, **settings)
@@ -124,35 +130,17 @@ def main() -> int:
         start = time.monotonic()
         expected = content(run(recipe, checkpoint, Path(name) / "local", 4))
         print(f"local: {time.monotonic() - start:.1f} s, {len(expected)} files", flush=True)
-        head = {"num_cpus": 0, "object_store_memory": STORE, "include_dashboard": False}
-        head |= {"node_ip_address": "127.0.0.1", "temp_dir": f"{name}/r"}
+        head = {
+            "num_cpus": 0,
+            "object_store_memory": STORE,
+            "include_dashboard": False,
+            "include_log_monitor": False,
+        }
+        head |= {"node_ip_address": "127.0.0.2", "temp_dir": f"{name}/r"}
         head |= {"_system_config": {"health_check_period_ms": 1000, "health_check_failure_threshold": 3}}
         cluster = Cluster(initialize_head=True, head_node_args=head)
         try:
             nodes = [add_node(cluster) for _ in range(3)]
-            more = settings | {
-                "count": options.count,
-                "batch_size": 4,
-                "threads": 1,
-                "device": "cpu",
-                "workers": 1,
-            }
-            for trial in range(options.drivers):
-                out, at = Path(name) / f"driver-{trial}", chance.randrange(1, options.count)
-                process = fork.Process(target=drive, args=(cluster.address, options.model, out, more, at))
-                process.start()
-                process.join()
-                shards = len(list(out.glob("*.tar")))
-                again = fork.Process(target=drive, args=(cluster.address, options.model, out, more, None))
-                again.start()
-                again.join()
-                equal = content(out) == expected and not verify(out) and process.exitcode == -9
-                wrong += [] if equal else [f"driver-{trial}"]
-                print(
-                    f"driver {trial}: killed at {at} films, {shards} shards there; {'equal' if equal else 'UNEQUAL'}",
-                    flush=True,
-                )
-                shutil.rmtree(out)
             with open_engine("ray", cluster.address) as engine:
                 place = Place(engine, options.model, "cpu", 1)
                 run(recipe, checkpoint, Path(name) / "warm", 4, place=place)
@@ -171,6 +159,33 @@ def main() -> int:
                         flush=True,
                     )
                     shutil.rmtree(out)
+            more = settings | {
+                "count": options.count,
+                "batch_size": 4,
+                "threads": 1,
+                "device": "cpu",
+                "workers": 1,
+            }
+            for trial in range(options.drivers):
+                out, at = Path(name) / f"driver-{trial}", chance.randrange(1, options.count)
+                process = processes.Process(
+                    target=drive, args=(cluster.address, options.model, out, more, at)
+                )
+                process.start()
+                process.join()
+                shards = len(list(out.glob("*.tar")))
+                again = processes.Process(
+                    target=drive, args=(cluster.address, options.model, out, more, None)
+                )
+                again.start()
+                again.join()
+                equal = content(out) == expected and not verify(out) and process.exitcode == -9
+                wrong += [] if equal else [f"driver-{trial}"]
+                print(
+                    f"driver {trial}: killed at {at} films, {shards} shards there; {'equal' if equal else 'UNEQUAL'}",
+                    flush=True,
+                )
+                shutil.rmtree(out)
         finally:
             cluster.shutdown()
     print(

@@ -32,6 +32,8 @@ def connected(address: str | None) -> Iterator[Any]:
         ClusterError: nothing answers there, or the cluster runs another version of Ray or Python.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # A busy machine takes more than Ray's 30 seconds to start a node.
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "180")
     # Without it Ray warns of a default that it will change; every worker is told its device.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
@@ -64,8 +66,10 @@ def connected(address: str | None) -> Iterator[Any]:
 
 def _connect(ray: Any, address: str) -> None:
     _reach(address)
+    # By a loopback address, the nodes know this machine by no other.
+    where = {"_node_ip_address": address.partition(":")[0]} if address.startswith("127.") else {}
     try:
-        ray.init(address=address, **QUIET)
+        ray.init(address=address, **where, **QUIET)
     except (ConnectionError, TimeoutError) as error:
         if address == "auto":
             raise ClusterError(
