@@ -15,6 +15,7 @@ from synthaug.benchmark import frozen
 from synthaug.benchmark.study import Cell, Study
 from synthaug.detection.augment import augment
 from synthaug.detection.detector import Detector, DetectorConfig, build_detector, uses_bf16
+from synthaug.detection.logistic import fit_logistic
 from synthaug.detection.predict import extract, predict
 from synthaug.diffusion.device import choose_device
 
@@ -64,7 +65,7 @@ def _frozen(study: Study, cells: list[Cell], device: str) -> float:
     # One fit of a middling size stands for all: the search takes about as many steps whatever the films.
     rng = np.random.default_rng(0)
     features, labels = rng.normal(size=(400, width)), np.arange(400) % 2
-    fit = timed(lambda: frozen.fit_logistic(features, labels, 0.01), 1) / 400
+    fit = timed(lambda: fit_logistic(features, labels, 0.01), 1) / 400
     trained_on = sum(len(p.indices) for cell in cells for stage in study.cells[cell] for p in stage)
     return films * each + fit * trained_on * len(recipe.strengths)
 
