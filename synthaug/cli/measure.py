@@ -25,6 +25,8 @@ def evaluate(
     empty_prompt: Path | None = None,
     text_model: Path | None = None,
     model: str | None = None,
+    controls: int | None = None,
+    guidance_scales: Annotated[list[float] | None, flags.Many] = None,
     rate: float = 0.01,
     exclude: Path | None = None,
     cache: Path | None = None,
@@ -41,17 +43,21 @@ def evaluate(
     generator_data
         Folders of the films that the generator was trained on; of films that the split names, its part "generator".
     detector
-        Detectors that judge the labels: "embedded" (the default) or folders.
+        Detectors that judge the labels: "embedded" (the default) or folders; a certificate needs two architectures.
     split
         Part of the packaged split "nih-sample" of the real films, where it names them; "all" takes all.
     extractor
         Features to compare films by: imagenet, embedded, pixels, or the folder of a detector or DINOv2 model.
     empty_prompt
-        Folder of films drawn without a prompt, as a control of the labels.
+        Folder of films drawn without a prompt, as a control of the labels; with the seeds of the labelled films.
     text_model
         Folder of a CLIP-like model, to measure image-text alignment.
     model
-        Checkpoint whose autoencoder is measured on the real films: "embedded" or a folder.
+        Checkpoint that drew the films: "embedded" or a folder. Its autoencoder is measured on the real films.
+    controls
+        Draw the controls with --model, so many films a label: without a prompt, and at each of --guidance-scales.
+    guidance_scales
+        Scales at which fidelity is shown beside coverage, with --controls; by default 1 2 4 8. 1 is a control.
     rate
         Share of innocent films that the privacy audit may list.
     exclude
@@ -64,6 +70,7 @@ def evaluate(
         Put real films into the report, which then must stay where they may be seen.
     """
     from synthaug.datasets import RealRadiographs, open_radiographs
+    from synthaug.evaluation.controls import SCALES
     from synthaug.evaluation.evaluate import Options
     from synthaug.evaluation.evaluate import evaluate as run
     from synthaug.evaluation.results import table
@@ -80,15 +87,20 @@ def evaluate(
         "--empty-prompt": empty_prompt and empty_prompt.name,
         "--text-model": text_model and text_model.name,
         "--model": model and Path(model).name,
+        "--controls": controls,
+        "--guidance-scales": guidance_scales,
         "--rate": rate,
         "--min-age": min_age,
     }
     options = Options(
         extractors=extractor or (),
         generator_data=[RealRadiographs(folder) for folder in generator_data or []],
-        empty_prompt=open_radiographs(empty_prompt) if empty_prompt else None,
+        # Films of a prompt alone name no finding; a column of unknown labels opens them.
+        empty_prompt=open_radiographs(empty_prompt, findings="no_finding") if empty_prompt else None,
         text_model=text_model,
         model=model,
+        controls=controls,
+        guidance_scales=guidance_scales or SCALES,
         rate=rate,
         exclude=exclude,
         cache=cache,
