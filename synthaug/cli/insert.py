@@ -15,6 +15,7 @@ def insert(
     into: Path | None = None,
     count: int | None = None,
     model: flags.Model = "embedded",
+    revision: str | None = None,
     seed: flags.Seed = 0,
     strength: float | None = None,
     threshold: float = 0.5,
@@ -43,6 +44,8 @@ def insert(
         Output folder: shards with both members, masks, difference maps.
     into
         Insert into these films, real or synthetic: a folder, or one file. By default pairs are drawn.
+    revision
+        Branch, tag or commit of the hub id.
     count
         Number of pairs; by default 16, or every film of --into.
     strength
@@ -64,6 +67,7 @@ def insert(
     boxes
         NIH folder whose radiologists' boxes say where the finding usually lies; part test is left out.
     """
+    from synthaug.diffusion.sources import at_revision
     from synthaug.generation.insert import InsertRecipe
     from synthaug.generation.insert import insert as run
 
@@ -85,6 +89,7 @@ def insert(
         num_inference_steps=num_inference_steps,
         guidance_scale=guidance_scale,
     )
+    model = at_revision(model, revision)
     with terminal.bar("insert", "pairs") as advance:
         run(recipe, out, model, device, batch_size, advance, into, mask)
     if detector:
