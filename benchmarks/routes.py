@@ -9,7 +9,7 @@ others teach the judge, an EfficientNet-Lite0, and films of the folder `val` alo
 equal films, captions, batches and steps; rates are those of RATES and were not tuned. Then each result, and the base, draw
 COUNT films with pneumonia and COUNT without, equal noises for all, and the judge reads them; KID beside the judge's
 validation films. The same command goes on where it was stopped; the table is that of `synthaug adapt --compare` and
-`OUT/results.json`.
+`OUT/results.json`; each run's own figures lie in `OUT/RUN/evaluation`.
 """
 
 import argparse
@@ -133,7 +133,7 @@ def adapt_by(recipe_name: str, film: RealRadiographs, given: argparse.Namespace,
     if few:
         changes["prior"] = None
     recipe = load_recipe(recipe_name, changes)
-    execution = Execution(save_every=max(1, given.steps // 2), compiled=given.compile)
+    execution = Execution(save_every=given.steps, compiled=given.compile)
     encoder = str(locate(given.model)[0] / "text_encoder") if route == "text_projection" else None
     for progress in adapt(recipe, [film], out, model=given.model, text_encoder=encoder, execution=execution):
         if progress.record.step % 20 == 0:
@@ -145,6 +145,15 @@ def claim(model: str, out: Path) -> str:
     base = load_checkpoint(model, "cpu", "float32")
     known = base.card.model_copy(update={"findings": (*base.findings, FINDING)})
     return str(save_as_saved(out, replace(base, card=known)))
+
+
+def written(out: Path, metrics: list[Metric], given: argparse.Namespace) -> None:
+    """The figures as results.json, where `synthaug adapt --compare` finds those of a run."""
+    protocol = (
+        f"{given.count} + {given.count} films, no gate; judge trained on {2 * DETECTOR} films of other people"
+    )
+    settings = vars(given) | {"out": given.out.name, "data": Path(given.data).name}
+    Results(kind="evaluate", protocol=protocol, settings=settings, metrics=metrics).write(out)
 
 
 def main() -> None:
@@ -183,21 +192,17 @@ def main() -> None:
                 label, count=given.count, seed=seed, out=folder, model=model, image_size=given.image_size
             )
             drawn.append(SyntheticRadiographs(folder, findings=("no_finding", FINDING)))
-        metrics += label_fidelity(judge, drawn, FINDING, name)
+        own = label_fidelity(judge, drawn, FINDING, name)
         clusters = [cluster for one in drawn for cluster in noise_clusters(one)]
         pixels = np.concatenate([one.images_array(given.image_size, "squash") for one in drawn])
         found = resemblance(features(network, pixels, cache), clusters, real, owners, arm=name)
-        metrics += [metric for metric in found if metric.name == "KID"]
-        print(table([metric for metric in metrics if metric.arm == name]), flush=True)
-    protocol = (
-        f"{given.count} + {given.count} films, no gate; judge trained on {2 * DETECTOR} films of other people"
-    )
-    results = Results(
-        kind="evaluate", protocol=protocol, settings=vars(given) | {"out": given.out.name}, metrics=metrics
-    )
-    results.write(given.out)
+        own += [metric for metric in found if metric.name == "KID"]
+        written(given.out / name / "evaluation", own, given)
+        print(table(own), flush=True)
+        metrics += own
+    written(given.out, metrics, given)
     print(runs.compare([given.out / name for name in names]))
-    print(table([metric for metric in metrics if isinstance(metric, Metric)]))
+    print(table(metrics))
 
 
 if __name__ == "__main__":
