@@ -27,6 +27,7 @@ from synthaug.datasets import RealRadiographs, SyntheticRadiographs
 from synthaug.detection import load_detector
 from synthaug.detection.train import TrainRecipe, train_detector
 from synthaug.diffusion.checkpoint import load_checkpoint, save_as_saved
+from synthaug.diffusion.components import INDEX
 from synthaug.diffusion.sources import locate
 from synthaug.evaluation.features import extractor, features
 from synthaug.evaluation.label_fidelity import fidelity_metrics, label_fidelity, noise_clusters, score
@@ -142,6 +143,8 @@ def adapt_by(recipe_name: str, film: RealRadiographs, given: argparse.Namespace,
 
 def claim(model: str, out: Path) -> str:
     """A copy of the base whose card names the finding, so that it can be asked for what it was not taught."""
+    if (out / INDEX).exists():
+        return str(out)
     base = load_checkpoint(model, "cpu", "float32")
     known = base.card.model_copy(update={"findings": (*base.findings, FINDING)})
     return str(save_as_saved(out, replace(base, card=known)))

@@ -13,6 +13,8 @@ def insert(
     label: str,
     out: Path,
     into: Path | None = None,
+    split: flags.Split = None,
+    splits_file: flags.SplitsFile = "nih-sample",
     count: int | None = None,
     model: flags.Model = "embedded",
     revision: str | None = None,
@@ -91,7 +93,7 @@ def insert(
     )
     model = at_revision(model, revision)
     with terminal.bar("insert", "pairs") as advance:
-        run(recipe, out, model, device, batch_size, advance, into, mask)
+        run(recipe, out, model, device, batch_size, advance, into, mask, split, splits_file)
     if detector:
         _measure(out, detector, boxes, into, device)
     say(f"{out}: done; preview.png shows pairs side by side, masks/ where they may differ")
