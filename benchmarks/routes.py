@@ -28,7 +28,6 @@ from synthaug.detection import load_detector
 from synthaug.detection.train import TrainRecipe, train_detector
 from synthaug.diffusion.checkpoint import load_checkpoint, save_as_saved
 from synthaug.diffusion.components import INDEX
-from synthaug.diffusion.sources import locate
 from synthaug.evaluation.features import extractor, features
 from synthaug.evaluation.label_fidelity import fidelity_metrics, label_fidelity, noise_clusters, score
 from synthaug.evaluation.resemblance import resemblance
@@ -135,8 +134,7 @@ def adapt_by(recipe_name: str, film: RealRadiographs, given: argparse.Namespace,
         changes["prior"] = None
     recipe = load_recipe(recipe_name, changes)
     execution = Execution(save_every=given.steps, compiled=given.compile)
-    encoder = str(locate(given.model)[0] / "text_encoder") if route == "text_projection" else None
-    for progress in adapt(recipe, [film], out, model=given.model, text_encoder=encoder, execution=execution):
+    for progress in adapt(recipe, [film], out, model=given.model, execution=execution):
         if progress.record.step % 20 == 0:
             print(f"{recipe_name} {progress.record.step}/{progress.steps}", flush=True)
 

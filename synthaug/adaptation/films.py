@@ -66,7 +66,7 @@ class Storage:
                 f"{self.folder}: {count} films at {', '.join(map(str, shapes))} px need {needed / 1e9:.2f} GB, found "
                 f"{free / 1e9:.2f} GB free; free some, choose another --out, or raise --film-memory"
             )
-        held = {}
+        held: dict[int, NDArray[np.uint8]] = {}
         for size, shape in shapes.items():
             with tempfile.TemporaryFile(dir=self.folder) as file:
                 held[size] = np.memmap(file, np.uint8, "w+", shape=shape)

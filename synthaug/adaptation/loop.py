@@ -282,8 +282,8 @@ class Training:
                 for name, p in self.masters[player].weights.items():
                     p.data.copy_(state.get_tensor(f"{player}/weight/{name}"))
                     self.averages[player][name].copy_(state.get_tensor(f"{player}/average/{name}"))
-                    stored = {kind: f"{player}/{kind}/{name}" for kind in MOMENTS}
-                    found = {kind: state.get_tensor(key) for kind, key in stored.items() if key in keys}
+                    kept = {kind: f"{player}/{kind}/{name}" for kind in MOMENTS}
+                    found = {kind: state.get_tensor(key) for kind, key in kept.items() if key in keys}
                     set_moments(self.optimizers[player], p, found)
                 self.masters[player].publish()
                 for name, value in module.named_buffers():

@@ -55,7 +55,7 @@ def adapt(
     mend_captions
         Drop comparisons with earlier films, dates and blanks from the texts of --captions.
     text_encoder
-        For the route text_projection: folder or hub id of a Hugging Face text encoder.
+        For the route text_projection: folder or hub id of a Hugging Face text encoder; by default the base's own.
     patient_key
         File with a secret key; hashes of the training patients under it go beside the result. Made if missing.
     study
