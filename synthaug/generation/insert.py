@@ -64,6 +64,8 @@ def insert(
     on_progress: Progress | None = None,
     into: Path | None = None,
     mask: Path | None = None,
+    split: str | None = None,
+    splits_file: str = "nih-sample",
 ) -> Path:
     """Draw `recipe.count` pairs into `out`, by default 16, or one for each film of `into`.
 
@@ -75,6 +77,8 @@ def insert(
         on_progress: called with (pairs done, pairs in all).
         into: films that the finding is inserted into: a folder or one file.
         mask: a picture whose bright pixels alone may change.
+        split: the part of `splits_file` whose films of `into` are taken; all when None.
+        splits_file: "nih-sample", or a CSV of image,part.
 
     Returns:
         The folder.
@@ -103,7 +107,9 @@ def insert(
     )
     if mask is not None:
         region = replace(region, mask=read_mask(mask, settings.image_size))
-    given = source_films(into, finding)[: recipe.count] if into is not None else None
+    if split is not None and into is None:
+        raise UserError(f"--split {split}: is for given films; add --into DIR, or leave it out")
+    given = source_films(into, finding, split, splits_file)[: recipe.count] if into is not None else None
     recipe = recipe.model_copy(
         update={
             "label": finding,
