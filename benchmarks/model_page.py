@@ -100,9 +100,7 @@ def main() -> None:
     drawn = draw(given.model, given.count, given.out / "films")
     real = {}
     for view in dict.fromkeys(view for _, view in drawn):
-        part = RealRadiographs(
-            given.real, split=given.part, splits_file="nih-sample", views=view, min_age=18
-        )
+        part = RealRadiographs(given.real, split=given.part, splits_file="nih-sample", views=view, min_age=18)
         real[view] = part.images_array(SIZE, "squash")
     for (finding, view), films in drawn.items():
         values = band_ratios(power(films), power(real[view]))

@@ -198,9 +198,7 @@ class _Run:
         without, present = [text[0] for text in texts], [text[1] for text in texts]
         seeds = [(self.recipe.seed, index) for index in part]
         if self.given is None:
-            return sample_pairs(
-                self.checkpoint, without, present, seeds, self.settings, away, self.region
-            )
+            return sample_pairs(self.checkpoint, without, present, seeds, self.settings, away, self.region)
         films = np.stack([self.given[index].pixels(self.settings.image_size) for index in part])[:, None]
         method = self.recipe.method or "inversion"
         return change_films(
