@@ -13,7 +13,7 @@ def adapt(
     *,
     recipe: flags.Recipe | None = None,
     model: str | None = None,
-    data: Annotated[list[Path] | None, flags.Many] = None,
+    data: Annotated[list[str] | None, flags.Many] = None,
     out: Path | None = None,
     split: flags.Split = None,
     splits_file: flags.SplitsFile = "nih-sample",
@@ -42,7 +42,7 @@ def adapt(
     model
         What is adapted: "embedded" (the default), a checkpoint or adapter folder, or a hub id.
     data
-        Folders of real films.
+        Folders of real films, or URLs of folders of shards.
     out
         Folder of the result; the training state is kept in OUT/training. With --compare, a PNG of the losses.
     captions

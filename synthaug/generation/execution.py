@@ -15,7 +15,7 @@ from synthaug import __version__
 from synthaug.diffusion import Checkpoint, Settings, sample
 from synthaug.diffusion.device import choose_device, dtype_name
 from synthaug.errors import OutOfMemoryError, OutputFolderError
-from synthaug.shards import atomic_write
+from synthaug.shards import open_storage
 
 EXECUTION = "execution.json"
 # CPU: measured by benchmarks/generate_vs_diffusers.py --batch-size.
@@ -48,23 +48,25 @@ def versions() -> dict[str, str]:
     }
 
 
-def read_execution(folder: Path) -> Execution | None:
+def read_execution(folder: str | Path) -> Execution | None:
     """The execution that a run began with, or None.
 
     Raises:
         OutputFolderError: the file is damaged.
     """
-    path = folder / EXECUTION
+    storage = open_storage(folder)
     try:
-        return Execution.model_validate_json(path.read_bytes())
+        return Execution.model_validate_json(storage.read(EXECUTION))
     except FileNotFoundError:
         return None
     except ValidationError as error:
-        raise OutputFolderError(f"{path}: not an execution of this version; choose another --out") from error
+        raise OutputFolderError(
+            f"{storage.where(EXECUTION)}: not an execution of this version; choose another --out"
+        ) from error
 
 
 def begin(
-    folder: Path, checkpoint: Checkpoint, settings: Settings, batch_size: int | None, count: int
+    folder: str | Path, checkpoint: Checkpoint, settings: Settings, batch_size: int | None, count: int
 ) -> Execution:
     """Choose an execution by a short probe, and write it."""
     device = checkpoint.device
@@ -80,7 +82,7 @@ def begin(
         warnings.warn(
             f"--batch-size {wanted} does not fit in memory; using {execution.batch_size}", stacklevel=3
         )
-    atomic_write(folder / EXECUTION, execution.to_bytes())
+    open_storage(folder).create(EXECUTION, execution.to_bytes())
     return execution
 
 

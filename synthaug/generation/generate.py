@@ -37,7 +37,7 @@ from synthaug.generation.gates import Judge, JudgeName, Rejection, check_judge, 
 from synthaug.generation.plan import KEY, GenerateRecipe, make_recipe
 from synthaug.generation.writing import ShardWriter
 from synthaug.record import Record
-from synthaug.shards import ShardEntry, atomic_write, existing_shard, lock
+from synthaug.shards import ShardEntry, existing_shard, local_path, open_storage, shard_name
 
 COUNT = 16
 # Bytes a pixel of a radiograph, encoded: for the estimate of a dry run.
@@ -79,13 +79,14 @@ def generate(
     judge: Judge | None = None,
     dry_run: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
-) -> Path:
+) -> str | Path:
     """Draw labelled radiographs into a folder of WebDataset shards.
 
     Args:
         labels: "pleural_effusion", ["edema", "mass=0"] (one film with both) or {"edema": 1}.
         count: films; 16 when None.
-        out: folder; `./<label>-<first 8 of the recipe's digest>` when None. A begun one is resumed.
+        out: folder, or the URL of one in an object store; `./<label>-<first 8 of the recipe's digest>` when None.
+            A begun one is resumed.
         model: "embedded", a checkpoint folder or a hub id.
         seed: with a film's index, all that its noise depends on; 0 when None.
         shard_size: films a shard; 1000 when None.
@@ -105,12 +106,12 @@ def generate(
         on_progress: called after each batch.
 
     Returns:
-        The folder.
+        The folder, or its URL.
 
     Raises:
         UserError: see its tree; nothing is written.
         OutputFolderError: the folder was made by another recipe, holds other files or is in use.
-        DiskFullError, OutOfMemoryError: the finished shards are kept.
+        DiskFullError, StorageError, OutOfMemoryError: the finished shards are kept.
         FailureError: the gates rejected every candidate of a film.
     """
     asked = {
@@ -138,7 +139,8 @@ def generate(
     checkpoint = load_checkpoint(model, device)
     resolved = _judged_by(intent.resolved(checkpoint), judge)
     check_judge(resolved.gates, judge, [entry.labels for entry in resolved.plan])
-    folder = Path(resolved.folder_name() if out is None else out)
+    folder = resolved.folder_name() if out is None else out
+    folder = local_path(folder) or str(folder)
     if dry_run:
         check_folder(folder, resolved)
         print(describe(resolved, folder))
@@ -146,7 +148,7 @@ def generate(
     return run(resolved, checkpoint, folder, batch_size, on_progress, judge)
 
 
-def describe(recipe: GenerateRecipe, folder: Path) -> str:
+def describe(recipe: GenerateRecipe, folder: str | Path) -> str:
     """What a run would do, in words; the recipe is a resolved one."""
     size = recipe.count * ((recipe.image_size or 0) ** 2 * BYTES_PER_PIXEL[recipe.format] + BYTES_PER_RECORD)
     lines = [f"{entry.count} films: {entry.prompt}" for entry in recipe.plan]
@@ -168,19 +170,20 @@ def describe(recipe: GenerateRecipe, folder: Path) -> str:
 def run(
     recipe: GenerateRecipe,
     checkpoint: Checkpoint,
-    folder: Path,
+    folder: str | Path,
     batch_size: int | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     judge: Judge | None = None,
-) -> Path:
+) -> str | Path:
     """Begin or resume a resolved recipe; see `generate`."""
     check_folder(folder, recipe)
-    with lock(folder):
+    storage = open_storage(folder)
+    with storage.lock():
         check_folder(folder, recipe)
         if finished(folder):
             return folder
-        if not (folder / RECIPE).exists():
-            atomic_write(folder / RECIPE, recipe.to_yaml().encode())
+        if not storage.exists(RECIPE):
+            storage.create(RECIPE, recipe.to_yaml().encode())
         settings = resolve(
             checkpoint,
             recipe.guidance_scale,
@@ -205,11 +208,13 @@ def _write_shards(
     checkpoint: Checkpoint,
     settings: Settings,
     execution: Execution,
-    folder: Path,
+    folder: str | Path,
     on_progress: Callable[[Progress], None] | None,
     judge: Judge | None,
 ) -> list[ShardEntry]:
-    kept = [existing_shard(folder, number) for number in range(len(recipe.shards))]
+    there = open_storage(folder).names()
+    numbers = range(len(recipe.shards))
+    kept = [existing_shard(folder, number) if shard_name(number) in there else None for number in numbers]
     kept = [
         entry if entry and entry.count == len(indexes) else None
         for entry, indexes in zip(kept, recipe.shards, strict=True)

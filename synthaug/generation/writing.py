@@ -24,7 +24,7 @@ class ShardWriter:
         samples: indexes and images (B, 1, H, W) -> records and encoded images, called in the thread.
     """
 
-    def __init__(self, folder: Path, number: int, samples: Samples) -> None:
+    def __init__(self, folder: str | Path, number: int, samples: Samples) -> None:
         self._folder, self._number, self._samples = folder, number, samples
         self._batches: queue.Queue[Batch | BaseException | None] = queue.Queue(maxsize=2)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="shard")
