@@ -1,7 +1,6 @@
 """Commands that write films elsewhere: `pack`, `export`, `merge`, `split`, `dedupe`."""
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
@@ -15,7 +14,8 @@ if TYPE_CHECKING:
     from synthaug.datasets.formats import Listing
 
 Folder = Annotated[
-    str, Parameter(help="Folder of films in any layout that `synthaug data` knows, or URL of a folder of shards.")
+    str,
+    Parameter(help="Folder of films in any layout that `synthaug data` knows, or URL of a folder of shards."),
 ]
 Out = Annotated[str, Parameter(help="Output folder, or its URL in an object store (docs/storage.md).")]
 Format = Annotated[str, Parameter(help='The layout, where "auto" does not recognise it (docs/datasets.md).')]
@@ -87,7 +87,7 @@ def export(
     /,
     *,
     to: Literal["imagefolder", "csv", "parquet", "hf", "dicom", "torchxrayvision"],
-    out: Path,
+    out: str,
     format: Format = "auto",
     reading: Reading = None,
     finding: flags.Findings = None,
@@ -100,7 +100,7 @@ def export(
     to
         What is to open them.
     out
-        Output folder.
+        Output folder, on this machine.
     """
     from synthaug.datasets.export import export as run
 

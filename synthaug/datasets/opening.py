@@ -29,7 +29,9 @@ def open_radiographs(
         DataError, CorruptShardError, UnknownNameError: as in both.
     """
     folder = str(root) if local_path(root) is None else existing_folder(root)
-    if (isinstance(folder, str) or detect(folder)) and any(record.synthetic for record in _first(ShardSet(folder))):
+    if (isinstance(folder, str) or detect(folder)) and any(
+        record.synthetic for record in _first(ShardSet(folder))
+    ):
         return SyntheticRadiographs(folder, findings, transform, target_transform, **reading)
     return RealRadiographs(
         folder, findings=findings, transform=transform, target_transform=target_transform, **reading

@@ -47,7 +47,6 @@ class RemoteStorage(Storage):
     def names(self) -> dict[str, int]:
         system, path = self._system("")
         with _told(self.root, "listed", DataError):
-            system.invalidate_cache()
             try:
                 entries = system.ls(path.rstrip("/"), detail=True)
             except FileNotFoundError as error:
@@ -75,7 +74,10 @@ class RemoteStorage(Storage):
         wanted = [(offset, offset + size) for offset, size in places if size]
         with _told(self.where(name), "read", DataError):
             found = system.cat_ranges(
-                [path] * len(wanted), [start for start, _ in wanted], [end for _, end in wanted], on_error="raise"
+                [path] * len(wanted),
+                [start for start, _ in wanted],
+                [end for _, end in wanted],
+                on_error="raise",
             )
         pieces = iter(found)
         return [bytes(next(pieces)) if size else b"" for _, size in places]
@@ -87,7 +89,11 @@ class RemoteStorage(Storage):
 
     def create(self, name: str, data: bytes) -> None:
         system, path = self._writable(name)
-        self._create(name, lambda: system.pipe_file(path, data, mode="create"), lambda: hashlib.sha256(data).hexdigest())
+        self._create(
+            name,
+            lambda: system.pipe_file(path, data, mode="create"),
+            lambda: hashlib.sha256(data).hexdigest(),
+        )
 
     @contextmanager
     def writing(self, name: str) -> Iterator[BinaryIO]:
@@ -147,7 +153,8 @@ class RemoteStorage(Storage):
             raise NotInstalledError("URLs are read by fsspec; pip install 'synthaug[remote]'") from error
         url = self.where(name)
         try:
-            found: tuple[Any, str] = fsspec.core.url_to_fs(url)
+            # A listing that was kept may lack what another writer has put since.
+            found: tuple[Any, str] = fsspec.core.url_to_fs(url, use_listings_cache=False)
             return found
         except ImportError as error:
             raise NotInstalledError(f"{url}: {error}; s3:// comes with 'synthaug[remote]'") from error
@@ -188,7 +195,10 @@ def _told(where: str, done: str, refused: type[SynthaugError]) -> Iterator[None]
             raise refused(
                 f"{where}: cannot be {done}, access denied ({_words(error)}); check the credentials and their rights"
             ) from error
-        if not isinstance(error, OSError) and type(error).__module__.split(".")[0] in ("synthaug", "builtins"):
+        if not isinstance(error, OSError) and type(error).__module__.split(".")[0] in (
+            "synthaug",
+            "builtins",
+        ):
             raise
         raise _failed(where, done, error) from error
 

@@ -62,7 +62,9 @@ def export(films: Radiographs, out: str | Path, to: str, progress: Progress | No
         raise UnknownNameError("target", to, TARGETS)
     storage, folder = open_storage(out), local_path(out)
     if folder is None:
-        raise OutputFolderError(f"{out}: films are exported to a folder of this machine; copy that where they belong")
+        raise OutputFolderError(
+            f"{out}: films are exported to a folder of this machine; copy that where they belong"
+        )
     if not len(films):
         raise DataError(f"{out}: no film to export")
     with storage.lock():

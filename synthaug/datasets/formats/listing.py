@@ -119,7 +119,7 @@ def left_out(reasons: Iterable[tuple[str, Sequence[str]]]) -> dict[str, tuple[st
 Films = TypeVar("Films", bound=Sequence[AnyFilm])
 
 
-def some_films(films: Films, root: Path | str, reasons: Mapping[str, Sequence[str]]) -> Films:
+def some_films(films: Films, root: str | Path, reasons: Mapping[str, Sequence[str]]) -> Films:
     """The films, once it is sure that there is one.
 
     Raises:

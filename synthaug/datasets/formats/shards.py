@@ -67,7 +67,7 @@ class ShardFilms(Sequence[ShardFilm]):
 
     def __getitem__(self, place):  # type: ignore[no-untyped-def]
         if isinstance(place, slice):
-            return self.take(self.numbers[place])
+            return ShardFilms(self.shards, self.numbers[place], self.synthetic)
         return self._film(self.numbers[place])
 
     def __iter__(self) -> Iterator[ShardFilm]:
@@ -84,7 +84,9 @@ class ShardFilms(Sequence[ShardFilm]):
     def records(self) -> list[Record]:
         """Every film's record; from front to back when the films are all of the folder's, in order."""
         if self._all:
-            return [checked(record, self.shards.storage.root, self.synthetic) for record in self.shards.records()]
+            return [
+                checked(record, self.shards.storage.root, self.synthetic) for record in self.shards.records()
+            ]
         return [film.record for film in self]
 
     def labels(self, findings: Sequence[str]) -> np.ndarray:
