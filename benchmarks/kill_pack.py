@@ -28,7 +28,6 @@ from synthaug.datasets.export import export
 from synthaug.datasets.packing import Packing, pack
 from synthaug.datasets.shaping import merge
 
-
 WORK = ("pack", "merge", "export", "split", "dedupe")
 
 

@@ -55,9 +55,9 @@ class RemoteStorage(Storage):
                 entries = []
             except NotImplementedError:
                 entries = []
-        found = {entry["name"].rstrip("/").rpartition("/")[2]: entry["size"] or 0 for entry in entries}
-        found.pop(path.rstrip("/").rpartition("/")[2], None)  # some stores keep a mark of the folder itself
-        return found
+        sizes = {entry["name"].rstrip("/"): entry["size"] or 0 for entry in entries}
+        sizes.pop(path.rstrip("/"), None)  # some stores keep a mark of the folder itself
+        return {name.rpartition("/")[2]: size for name, size in sizes.items()}
 
     @contextmanager
     def open(self, name: str) -> Iterator[Readable]:
@@ -121,7 +121,7 @@ class RemoteStorage(Storage):
         with _told(self.where(name), "written", OutputFolderError):
             try:
                 put()
-            except (PermissionError, FileNotFoundError):
+            except PermissionError:
                 raise
             except Exception:
                 found = self._digest(name)
