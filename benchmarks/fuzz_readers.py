@@ -5,7 +5,8 @@
 
 atheris (libFuzzer) mutates whole files of each kind, guided by the coverage of synthaug, pydicom and Pillow's Python.
 Checksums that would stop every change at the door (tar headers, PNG chunks) are made anew before the reader sees
-the bytes. Fails on any other exception, on a run of more than 10 s and on more than 1 GiB of memory.
+the bytes. Fails on any other exception, on a run of more than 20 s and on more than 3 GiB of memory: 16 bytes for each
+of the 179 million pixels that a film may have, and a few bytes may claim them all.
 """
 
 import argparse
@@ -34,7 +35,7 @@ with atheris.instrument_imports(include=["synthaug", "pydicom", "PIL"], enable_l
     from synthaug.shards import index, read_manifest, verify, write_manifest, write_shard
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-MEMORY, SLOW = 1024, 10  # MiB, seconds
+MEMORY, SLOW = 3072, 20  # MiB, seconds
 
 
 def with_tar_checksums(data: bytes) -> bytes:

@@ -1,8 +1,17 @@
-"""Encode and write one shard in a thread, while the next batch is being sampled."""
+"""Encode and write one shard in a thread, while the next batch is being sampled; several writers in one folder.
 
+Each shard is written in a folder of its writer and then moved: a worker that is taken for dead may still write, and must not
+touch the file of the one that took its place. Equal films give equal bytes, so the last move changes nothing. In a store a shard
+is put under a free name only, so writers need no folders of their own.
+"""
+
+import os
 import queue
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -10,10 +19,40 @@ from typing import Self
 import numpy as np
 
 from synthaug.record import Record
-from synthaug.shards import ShardEntry, write_shard
+from synthaug.shards import ShardEntry, local_path, write_shard
+from synthaug.shards.files import fsync_folder
 
 Batch = tuple[range, np.ndarray]
 Samples = Callable[[range, np.ndarray], Iterator[tuple[Record, bytes, str]]]
+OWN = ".writer-"
+
+
+@contextmanager
+def own_folder(folder: str | Path) -> Iterator[str | Path]:
+    """A hidden folder for one writer inside `folder`, which goes with the block; a store's is the folder itself."""
+    local = local_path(folder)
+    if local is None:
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix=OWN, dir=local, ignore_cleanup_errors=True) as name:
+        yield Path(name)
+
+
+def publish(own: str | Path, folder: str | Path, entry: ShardEntry) -> None:
+    """Move a shard out of its writer's folder, the index first: a tar that can be seen has its index."""
+    local = local_path(folder)
+    if local is None:
+        return
+    for name in (entry.index_name, entry.name):
+        os.replace(Path(own) / name, local / name)
+    fsync_folder(local)
+
+
+def sweep(folder: str | Path) -> None:
+    """Remove what writers that were killed have left."""
+    local = local_path(folder)
+    for path in local.glob(OWN + "*") if local else ():
+        shutil.rmtree(path, ignore_errors=True)
 
 
 class ShardWriter:
