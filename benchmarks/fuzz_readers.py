@@ -164,6 +164,7 @@ def main() -> int:
             f"-timeout={SLOW}",
             f"-rss_limit_mb={MEMORY}",
             "-seed=1",
+            f"-artifact_prefix={tempfile.gettempdir()}/fuzz-{name}-",
         ]
         how = [*limits, "-max_len=16384", "-print_final_stats=1", "-verbosity=1"]
         done = subprocess.run(

@@ -204,6 +204,8 @@ def main() -> int:
                     break
             else:
                 wrong.append(f"{out}: not finished in {ATTEMPTS} attempts")
+            if run % 10 == 9:
+                print(f"{run + 1} runs, {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
         seconds = time.monotonic() - start
     for line in wrong:
         print(line, file=sys.stderr)
