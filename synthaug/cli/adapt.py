@@ -14,7 +14,7 @@ def adapt(
     recipe: flags.Recipe | None = None,
     model: str | None = None,
     revision: str | None = None,
-    data: Annotated[list[Path] | None, flags.Many] = None,
+    data: Annotated[list[str] | None, flags.Many] = None,
     out: Path | None = None,
     split: flags.Split = None,
     splits_file: flags.SplitsFile = "nih-sample",
@@ -47,7 +47,7 @@ def adapt(
     revision
         Branch, tag or commit of the hub id.
     data
-        Folders of real films.
+        Folders of real films, or URLs of folders of shards.
     out
         Folder of the result; the training state is kept in OUT/training. With --compare, a PNG of the losses.
     captions

@@ -15,7 +15,7 @@ def generate(
     *,
     label: flags.Label = None,
     count: flags.Count | None = None,
-    out: Path | None = None,
+    out: str | None = None,
     model: flags.Model = "embedded",
     seed: flags.Seed | None = None,
     shard_size: flags.ShardSize | None = None,
@@ -44,7 +44,7 @@ def generate(
     Parameters
     ----------
     out
-        Output folder; by default ./<label>-<first 8 of the recipe's digest>.
+        Output folder, or its URL in an object store (docs/storage.md); by default ./<label>-<first 8 of the recipe's digest>.
     gate
         Quality gates, none by default: blank, saturated, duplicate, label. What they reject is drawn again and logged.
     """
