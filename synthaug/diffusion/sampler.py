@@ -14,7 +14,8 @@ company differ by rounding alone: at most 2 grey levels in float32.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -172,13 +173,34 @@ def denoise(
     generators: list[torch.Generator],
 ) -> torch.Tensor:
     """Standard normal noise (B, C, h, w) -> latents, by the scheduler's steps."""
+    return deque(walk(checkpoint, latents, text, negative, settings, generators), maxlen=1)[0]
+
+
+def walk(
+    checkpoint: Checkpoint,
+    latents: torch.Tensor,
+    text: torch.Tensor,
+    negative: torch.Tensor,
+    settings: Settings,
+    generators: list[torch.Generator],
+    begin: int = 0,
+) -> Iterator[torch.Tensor]:
+    """The latents (B, C, h, w) after each of the scheduler's steps.
+
+    Args:
+        latents: standard normal noise; for a later `begin`, latents at the noise level of that step.
+        begin: the step, of `settings.num_inference_steps`, to begin with.
+    """
     scheduler = make_scheduler(checkpoint.scheduler_config, settings.scheduler)
     scheduler.set_timesteps(settings.num_inference_steps, device=checkpoint.device)
     extra: dict[str, Any] = {"generator": generators} if takes_generator(scheduler) else {}
     both = torch.cat([negative, text])
-    latents = latents * scheduler.init_noise_sigma
     steps = len(scheduler.timesteps)
-    for step, time in enumerate(scheduler.timesteps):
+    if begin:
+        scheduler.set_begin_index(begin)
+    else:
+        latents = latents * scheduler.init_noise_sigma
+    for step, time in enumerate(scheduler.timesteps[begin:], begin):
         scaled = scheduler.scale_model_input(latents, time)
         if settings.guided(step, steps):
             away, prediction = (
@@ -188,7 +210,7 @@ def denoise(
         else:
             prediction = predict(checkpoint, scaled, time, text).to(latents.dtype)
         latents = scheduler.step(prediction, time, latents, return_dict=False, **extra)[0]
-    return latents
+        yield latents
 
 
 def predict(
