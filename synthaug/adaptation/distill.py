@@ -38,6 +38,7 @@ from synthaug.adaptation.teacher_paths import Knots, Paths, PathsRecipe, Teacher
 from synthaug.diffusion.adapters import LORA
 from synthaug.diffusion.card import CheckpointCard
 from synthaug.diffusion.checkpoint import Checkpoint, save_as_saved
+from synthaug.diffusion.components import quiet
 from synthaug.diffusion.sampler import embed, resolve
 from synthaug.diffusion.schedule import make_scheduler, quiet_numpy
 from synthaug.errors import RecipeError
@@ -251,22 +252,12 @@ class Distill(FineTuning):
 
     def advance(self) -> Iterator[Progress]:
         job, recipe, device = self.job, self.recipe, self.job.accelerator.device
-        records = list(self.films.records)
         self.base.vae.to(device)
-        with job.accelerator.main_process_first():
-            cached = latents.cache(
-                self.state / "latents",
-                self.films.pyramid[self.size * 3 // 2],
-                self.size,
-                self._encode,
-                self._vae_digest(),
-                recipe.augmentation,
-            )
-        identity = self.identity(records)
-        yield from self._draw_paths(cached, identity)
+        identity = self.identity(list(self.films.records))
+        yield from self._draw_paths(identity)
         paths = read_paths(self._folder(identity), -(-recipe.paths.count // recipe.training.batch_size))
         self.module.to(device)
-        out = set(films.held_out(records, recipe.validation, recipe.training.seed))
+        out = set(films.held_out(self.films.records, recipe.validation, recipe.training.seed))
         train = [i for i, film in enumerate(paths.films.tolist()) if film not in out]
         route = WindowRoute(
             self.module,
@@ -305,18 +296,19 @@ class Distill(FineTuning):
             self.job.out, self.card(), self.job.model, lambda: save_factors(path, self.module, factors)
         )
 
-    def _draw_paths(self, cached: Tensor, identity: Mapping[str, Any]) -> Iterator[Progress]:
+    def _draw_paths(self, identity: Mapping[str, Any]) -> Iterator[Progress]:
         """The paths that are not there yet, by the teacher in the precision of the training."""
         recipe, accelerator = self.recipe, self.job.accelerator
         precision = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
         place = {"device": accelerator.device, "dtype": precision}
-        teacher = replace(
-            self.base,
-            unet=self.teacher.to(**place, memory_format=torch.channels_last),
-            text_encoder=copy.deepcopy(self.base.text_encoder).to(**place),
-            scheduler_config=self.scheduler_config(),
-            embeddings={},
-        )
+        with quiet():
+            teacher = replace(
+                self.base,
+                unet=self.teacher.to(**place, memory_format=torch.channels_last),
+                text_encoder=copy.deepcopy(self.base.text_encoder).to(**place),
+                scheduler_config=self.scheduler_config(),
+                embeddings={},
+            )
         settings = resolve(
             teacher,
             guidance_scale=self._guidance(),
@@ -329,7 +321,6 @@ class Distill(FineTuning):
             settings,
             self.knots,
             recipe.paths,
-            cached,
             self.films.records,
             film_weights(self.films.records, recipe.training.balance),
             recipe.captions,
@@ -337,10 +328,25 @@ class Distill(FineTuning):
             recipe.training.seed,
         )
         rank, world = accelerator.process_index, accelerator.num_processes
-        for done in drawing.draw(self._folder(identity), rank, world):
+        for done in drawing.draw(self._folder(identity), self._latents(drawing.starts()), rank, world):
             yield Progress("paths", drawing.files, StepRecord(done, {}, 0.0))
         accelerator.wait_for_everyone()
         del self.teacher
+
+    def _latents(self, chosen: list[int]) -> dict[int, Tensor]:
+        """Latents of some films' copies, (copies, C, h, w), encoded once."""
+        if not chosen:
+            return {}
+        with self.job.accelerator.main_process_first():
+            cached = latents.cache(
+                self.state / "latents",
+                self.films.pyramid[self.size * 3 // 2][chosen],
+                self.size,
+                self._encode,
+                self._vae_digest(),
+                self.recipe.augmentation,
+            )
+        return dict(zip(chosen, cached, strict=True))
 
     def _folder(self, identity: Mapping[str, Any]) -> Path:
         """Named by a digest of all that the paths depend on; the length of the training is no part of it."""

@@ -11,9 +11,10 @@ A file is a function of (recipe, base, films, number) alone: what is there after
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from pydantic import Field
@@ -73,6 +74,15 @@ class Paths:
     begins: Tensor
 
 
+class FilePlan(NamedTuple):
+    """The film and the text of each path of a file, the knot where they begin, and the numbers still to draw."""
+
+    films: list[int]
+    texts: list[str]
+    begin: int
+    generator: torch.Generator
+
+
 class Teacher:
     """Draws the paths.
 
@@ -81,7 +91,6 @@ class Teacher:
         settings: its solver (a deterministic one in the units of the schedule), guidance and steps.
         knots: where states are kept; the teacher's steps are a multiple of theirs.
         recipe: how many paths.
-        latents: float16 (N, copies, C, h, w) of the films.
         records, weights: of the films; the weights say how often each is drawn.
         caption_recipe: how captions are drawn.
         size: paths in a file.
@@ -94,7 +103,6 @@ class Teacher:
         settings: Settings,
         knots: Knots,
         recipe: PathsRecipe,
-        latents: Tensor,
         records: Sequence[Record],
         weights: Tensor,
         caption_recipe: CaptionRecipe,
@@ -102,7 +110,9 @@ class Teacher:
         seed: int,
     ):
         self.checkpoint, self.settings, self.knots, self.recipe = checkpoint, settings, knots, recipe
-        self.latents, self.records, self.weights = latents, records, weights
+        self.records, self.weights = records, weights
+        edge = settings.image_size // checkpoint.scale_factor
+        self.shape = (checkpoint.unet.config.in_channels, edge, edge)
         self.caption_recipe, self.size, self.seed = caption_recipe, size, seed
 
     @property
@@ -110,37 +120,53 @@ class Teacher:
         """How many files hold the paths."""
         return -(-self.recipe.count // self.size)
 
-    def draw(self, folder: Path, rank: int = 0, world: int = 1) -> Iterator[int]:
-        """Draw this process's share of the files that are not there yet; yields the number of files done."""
+    def draw(
+        self, folder: Path, latents: Mapping[int, Tensor], rank: int = 0, world: int = 1
+    ) -> Iterator[int]:
+        """Draw this process's share of the files that are not there yet; yields the number of files done.
+
+        Args:
+            latents: film -> float16 (copies, C, h, w), of `starts`.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         for number in range(rank, self.files, world):
             path = folder / f"{number:06d}.safetensors"
             if not path.exists():
-                tensors, note = self._file(number)
+                tensors, note = self._file(number, latents)
                 partial = path.with_suffix(f".{rank}.partial")
                 save_file(tensors, partial, metadata=note)
                 os.replace(partial, path)
             yield number + 1
 
-    @torch.no_grad()
-    def _file(self, number: int) -> tuple[dict[str, Tensor], dict[str, str]]:
+    def plan(self, number: int) -> FilePlan:
+        """What a file will hold: a function of (seed, number) alone."""
         size = min(self.size, self.recipe.count - number * self.size)
         generator = draws(self.seed, number, STREAM)
-        films = torch.multinomial(self.weights, size, replacement=True, generator=generator)
-        copies = torch.randint(self.latents.shape[1], (size,), generator=generator)
-        texts = [captions.draw(self.records[film], self.caption_recipe, generator) for film in films.tolist()]
-        clean = self.latents[films, copies].float()
-        noise = torch.randn(clean.shape, generator=generator)
-        last, begin = len(self.knots.times), 0
-        width = last // self.knots.windows
-        if self.knots.windows > 1 and torch.rand((), generator=generator) < self.recipe.film_share:
-            begin = width * int(torch.randint(1, self.knots.windows, (), generator=generator))
-            alpha, sigma = float(self.knots.alpha[begin]), float(self.knots.sigma[begin])
-            noise = alpha * clean + sigma * noise
+        films = torch.multinomial(self.weights, size, replacement=True, generator=generator).tolist()
+        window, windows = 0, self.knots.windows
+        if windows > 1 and torch.rand((), generator=generator) < self.recipe.film_share:
+            window = int(torch.randint(1, windows, (), generator=generator))
+        texts = [captions.draw(self.records[film], self.caption_recipe, generator) for film in films]
+        return FilePlan(films, texts, window * len(self.knots.times) // windows, generator)
+
+    def starts(self) -> list[int]:
+        """The films that paths begin at; only these need latents."""
+        plans = map(self.plan, range(self.files))
+        return sorted({film for plan in plans if plan.begin for film in plan.films})
+
+    @torch.no_grad()
+    def _file(self, number: int, latents: Mapping[int, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+        films, texts, begin, generator = self.plan(number)
+        size, last = len(films), len(self.knots.times)
+        noise = torch.randn((size, *self.shape), generator=generator)
+        if begin:
+            copies = torch.randint(len(latents[films[0]]), (size,), generator=generator).tolist()
+            clean = torch.stack([latents[film][one] for film, one in zip(films, copies, strict=True)])
+            noise = float(self.knots.alpha[begin]) * clean.float() + float(self.knots.sigma[begin]) * noise
         place = self.checkpoint.device
         text, negative = embed(self.checkpoint, texts), embed(self.checkpoint, [""] * size)
         stride = self.settings.num_inference_steps // last
-        states = torch.zeros((size, last + 1, *clean.shape[1:]), dtype=torch.float16)
+        states = torch.zeros((size, last + 1, *self.shape), dtype=torch.float16)
         states[:, begin] = noise.half()
         with quiet_numpy():
             steps = walk(
@@ -152,10 +178,10 @@ class Teacher:
                 [],
                 begin=begin * stride,
             )
-            for step, latents in enumerate(steps, begin * stride + 1):
+            for step, reached in enumerate(steps, begin * stride + 1):
                 if step % stride == 0:
-                    states[:, step // stride] = latents.half().cpu()
-        note = {"films": json.dumps(films.tolist()), "texts": json.dumps(texts), "begin": str(begin)}
+                    states[:, step // stride] = reached.half().cpu()
+        note = {"films": json.dumps(films), "texts": json.dumps(texts), "begin": str(begin)}
         return {"states": states}, note
 
 
