@@ -35,7 +35,8 @@ STREAM = 2  # of random numbers, apart from those of the training
 
 
 class PathsRecipe(Recipe):
-    """`count` paths of `teacher_steps` steps; `guidance_scale`: the teacher's own when None; `film_share` begin at a film."""
+    """`count` paths of `teacher_steps` steps; `guidance_scale`: the teacher's own when None; every 1 / `film_share`-th
+    file of them begins at films, at one window after another."""
 
     count: int = Field(default=640, gt=0)
     teacher_steps: int = Field(default=16, gt=0)
@@ -143,9 +144,9 @@ class Teacher:
         size = min(self.size, self.recipe.count - number * self.size)
         generator = draws(self.seed, number, STREAM)
         films = torch.multinomial(self.weights, size, replacement=True, generator=generator).tolist()
-        window, windows = 0, self.knots.windows
-        if windows > 1 and torch.rand((), generator=generator) < self.recipe.film_share:
-            window = int(torch.randint(1, windows, (), generator=generator))
+        windows, share = self.knots.windows, self.recipe.film_share
+        before, now = int(number * share), int((number + 1) * share)
+        window = 1 + before % (windows - 1) if now > before and windows > 1 else 0
         texts = [captions.draw(self.records[film], self.caption_recipe, generator) for film in films]
         return FilePlan(films, texts, window * len(self.knots.times) // windows, generator)
 

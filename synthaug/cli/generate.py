@@ -1,7 +1,7 @@
 """`synthaug generate`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from synthaug.cli import flags, terminal
 from synthaug.cli.terminal import say
@@ -16,6 +16,7 @@ def generate(
     count: flags.Count | None = None,
     out: Path | None = None,
     model: flags.Model = "embedded",
+    quality: Literal["fast", "best"] = "best",
     seed: flags.Seed | None = None,
     shard_size: flags.ShardSize | None = None,
     num_inference_steps: flags.Steps = None,
@@ -40,6 +41,8 @@ def generate(
     ----------
     out
         Output folder; by default ./<label>-<first 8 of the recipe's digest>.
+    quality
+        fast: the checkpoint's few-step variant, where it has one; best: its own settings.
     gate
         Quality gates, none by default: blank, saturated, duplicate, label. What they reject is drawn again and logged.
     """
@@ -53,6 +56,7 @@ def generate(
             count=count,
             out=out,
             model=model,
+            quality=quality,
             seed=seed,
             shard_size=shard_size,
             num_inference_steps=num_inference_steps,

@@ -1,6 +1,7 @@
 """Checkpoints: diffusers Stable-Diffusion folders plus `synthaug.json`, loaded and saved.
 
     FOLDER/model_index.json  synthaug.json  unet/  vae/  text_encoder/  tokenizer/  scheduler/
+    FOLDER/fast/             its few-step variant, if it has one: what the route `distill` made of it, adapter or checkpoint
 
 Weights are fp16 safetensors in shards of at most 15 MB. Latents' channels, scaling and shift are read from
 `vae.config`.
@@ -35,12 +36,14 @@ from synthaug.diffusion.device import choose_device, choose_dtype
 from synthaug.diffusion.projected_text_encoder import ProjectedTextEncoder
 from synthaug.diffusion.schedule import make_scheduler
 from synthaug.diffusion.sources import locate
-from synthaug.errors import CheckpointError
+from synthaug.errors import CheckpointError, UnknownNameError
 from synthaug.findings import FINDINGS
 from synthaug.record import VIEWS
 from synthaug.shards import atomic_write
 
 SHARD_SIZE = "15MB"
+FAST = "fast"  # folder of a checkpoint's few-step variant
+QUALITIES = ("best", "fast")
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +144,7 @@ class Checkpoint:
 
 
 def load_checkpoint(
-    model: str | Path = "embedded", device: str = "auto", dtype: str | None = None
+    model: str | Path = "embedded", device: str = "auto", dtype: str | None = None, quality: str = "best"
 ) -> Checkpoint:
     """Load "embedded", a folder, a hub id, or an adapter's folder together with its base.
 
@@ -150,25 +153,50 @@ def load_checkpoint(
     Args:
         device: "auto" (the first of cuda, mps, cpu that is there), "cuda", "cuda:1", "mps" or "cpu".
         dtype: "float32", "bfloat16" or "float16"; None takes bfloat16 where the hardware multiplies it.
+        quality: "best", or "fast" for its few-step variant; a checkpoint that is itself one is its own.
 
     Raises:
         CheckpointError: something is missing, pickled, damaged or of an unknown class; the message names it.
+        UnknownNameError: no such quality.
     """
     place = choose_device(device)
     precision = choose_dtype(place, dtype)
     folder, name = locate(model)
+    base = None
+    if quality not in QUALITIES:
+        raise UnknownNameError("quality", quality, QUALITIES)
+    if quality == "fast" and not _takes_few_steps(folder):
+        base, folder, name = folder, _variant(folder, name), f"{name}/{FAST}"
     if adapters.is_adapter(folder):
         with quiet():
-            checkpoint = _load_adapter(folder, name).to(dtype=precision)
+            checkpoint = _load_adapter(folder, name, base).to(dtype=precision)
     else:
         checkpoint = _load_folder(folder, name, precision)
     return checkpoint.to(place, memory_format=torch.channels_last)
 
 
-def _load_adapter(folder: Path, name: str) -> Checkpoint:
+def _takes_few_steps(folder: Path) -> bool:
+    return (folder / CARD).exists() and read_json(folder / CARD).get("route") == "distill"
+
+
+def _variant(folder: Path, name: str) -> Path:
+    """The few-step variant of a checkpoint.
+
+    Raises:
+        CheckpointError: it has none.
+    """
+    if not (folder / FAST / CARD).exists():
+        raise CheckpointError(
+            f"--quality fast: checkpoint {name} has no few-step variant (no {FAST}/{CARD} in it); leave the flag out, or "
+            f"make one: `synthaug adapt --recipe distill --model {name} --data FILMS --out STUDENT`, then --model STUDENT"
+        )
+    return folder / FAST
+
+
+def _load_adapter(folder: Path, name: str, base_folder: Path | None = None) -> Checkpoint:
     """The base with the adapter worked into it, float32 on the CPU."""
     card, files = adapters.read_card(folder), adapters.weights(folder)
-    where = adapters.base_of(folder, card.base.name if card.base else "")
+    where = base_folder or adapters.base_of(folder, card.base.name if card.base else "")
     base = load_checkpoint(where, "cpu", "float32")
     adapters.check_base(folder, card.base.sha256 if card.base else "", base.sha256, where)
     tokens = [path for path in files if path.name != adapters.LORA]

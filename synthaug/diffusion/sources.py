@@ -51,6 +51,7 @@ def download(repository: str) -> Path:
         for component in STEMS
         for name in ("config.json", "*.safetensors", "*.index.json")
     ]
+    wanted += ["fast/*.json", "fast/*.safetensors"]
     unwanted = ["*.fp16.*", "*non_ema*", "*.flax*"]
     try:
         folder = Path(snapshot_download(repository, allow_patterns=wanted, ignore_patterns=unwanted))

@@ -61,6 +61,7 @@ def generate(
     count: int | None = None,
     out: str | Path | None = None,
     model: str | Path = "embedded",
+    quality: str = "best",
     seed: int | None = None,
     shard_size: int | None = None,
     num_inference_steps: int | None = None,
@@ -87,6 +88,7 @@ def generate(
         count: films; 16 when None.
         out: folder; `./<label>-<first 8 of the recipe's digest>` when None. A begun one is resumed.
         model: "embedded", a checkpoint folder or a hub id.
+        quality: "best", the checkpoint's own settings, or "fast", its few-step variant.
         seed: with a film's index, all that its noise depends on; 0 when None.
         shard_size: films a shard; 1000 when None.
         num_inference_steps, guidance_scale, negative_prompt, image_size: None takes the checkpoint's.
@@ -135,7 +137,7 @@ def generate(
             )
         planned = recipe if isinstance(recipe, GenerateRecipe) else GenerateRecipe.load(recipe)
         intent = planned.with_overrides(settings)
-    checkpoint = load_checkpoint(model, device)
+    checkpoint = load_checkpoint(model, device, quality=quality)
     resolved = _judged_by(intent.resolved(checkpoint), judge)
     check_judge(resolved.gates, judge, [entry.labels for entry in resolved.plan])
     folder = Path(resolved.folder_name() if out is None else out)
@@ -188,6 +190,7 @@ def run(
             recipe.num_inference_steps,
             recipe.scheduler,
             recipe.image_size,
+            recipe.feature_interval,
         )
         execution = read_execution(folder)
         if execution is None:
@@ -255,6 +258,7 @@ def _draw(
             num_inference_steps=settings.num_inference_steps,
             scheduler=settings.scheduler,
             image_size=settings.image_size,
+            feature_interval=settings.feature_interval,
         )
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):

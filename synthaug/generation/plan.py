@@ -60,6 +60,7 @@ class GenerateRecipe(Recipe):
     guidance_scale: float | None = None
     guidance_interval: tuple[float, float] | None = None
     scheduler: str | None = None
+    feature_interval: int | None = None
     negative_prompt: str | None = None
     checkpoint: CheckpointName | None = None
     gates: GateRecipe | None = None
@@ -114,6 +115,7 @@ class GenerateRecipe(Recipe):
             self.num_inference_steps,
             self.scheduler,
             self.image_size,
+            self.feature_interval,
         )
         negative = checkpoint.card.negative_prompt if self.negative_prompt is None else self.negative_prompt
         return self.model_copy(
@@ -124,6 +126,7 @@ class GenerateRecipe(Recipe):
                 "guidance_scale": settings.guidance_scale,
                 "guidance_interval": settings.guidance_interval,
                 "scheduler": settings.scheduler,
+                "feature_interval": settings.feature_interval,
                 "negative_prompt": negative,
                 "checkpoint": self.checkpoint or name,
             }
