@@ -62,7 +62,7 @@ def test_what_the_flag_chose_is_recorded(home: Path, tmp_path: Path) -> None:
 def test_a_checkpoint_without_a_variant_says_how_to_make_one(
     tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(CheckpointError, match="no few-step variant .*--recipe distill"):
+    with pytest.raises(CheckpointError, match=r"no few-step variant .*--recipe distill"):
         load_checkpoint(tiny_checkpoint, "cpu", quality="fast")
     with pytest.raises(UnknownNameError, match="did you mean 'fast'"):
         load_checkpoint(tiny_checkpoint, "cpu", quality="fasst")
