@@ -2,7 +2,7 @@
 
     python benchmarks/start_up.py [--rounds 5]
 
-Each is a new process, in turns, after one that is not counted (the files are in the page cache then). `python -c pass` is printed
+Each is a new process, in turns, after one that is not counted where there are several rounds. `python -c pass` is printed
 beside them: what no command can be faster than.
 """
 
@@ -42,10 +42,11 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 def compare(given: argparse.Namespace) -> list[Comparison]:
     rates: dict[str, list[float]] = {name: [] for name in CODE}
-    for count in range(given.rounds + 1):
+    warm = int(given.rounds > 1)
+    for count in range(given.rounds + warm):
         for name, code in CODE.items():
             taken = 1 / seconds(code)
-            if count:
+            if count >= warm:
                 rates[name].append(taken)
     notes = {"python -c pass": f"{number(max(rates['python']))} starts/s"}
     ours, theirs = tuple(rates["synthaug"]), tuple(rates["diffusers-cli"])

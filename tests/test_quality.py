@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from tiny_checkpoint import build, tiny_card
 
 from synthaug import cli
+from synthaug.datasets import SyntheticRadiographs
 from synthaug.diffusion import load_checkpoint, resolve
 from synthaug.diffusion.card import Base
 from synthaug.errors import CheckpointError, UnknownNameError
@@ -78,3 +79,22 @@ def test_a_variant_of_other_weights_is_refused(home: Path) -> None:
     load_checkpoint(home, "cpu")
     with pytest.raises(CheckpointError, match="was trained on a base with SHA-256"):
         load_checkpoint(home, "cpu", quality="fast")
+
+
+def test_a_recipe_keeps_features_and_says_so(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "plan: [{labels: {no_finding: 1}, count: 1}]\nnum_inference_steps: 4\nfeature_interval: 2\n"
+    )
+    drawn = {}
+    for name, text in (
+        ("kept", recipe.read_text()),
+        ("plain", recipe.read_text().replace("val: 2", "val: 1")),
+    ):
+        recipe.write_text(text)
+        command = ["generate", "--model", str(tiny_checkpoint), "--recipe", str(recipe), "--device", "cpu"]
+        assert cli.main([*command, "--out", str(tmp_path / name)]) == 0
+        films = SyntheticRadiographs(tmp_path / name)
+        assert films.records[0].provenance["feature_interval"] == (2 if name == "kept" else 1)
+        drawn[name] = films.images_array(32)
+    assert (drawn["kept"] != drawn["plain"]).any()

@@ -295,6 +295,7 @@ def _samples(
                 "guidance_interval": recipe.guidance_interval,
                 "num_inference_steps": recipe.num_inference_steps,
                 "scheduler": recipe.scheduler,
+                **({"feature_interval": recipe.feature_interval} if recipe.feature_interval else {}),
                 "checkpoint": recipe.checkpoint.model_dump() if recipe.checkpoint else None,
                 "quality": measured,
                 "synthaug_version": __version__,

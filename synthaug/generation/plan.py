@@ -49,7 +49,7 @@ class CheckpointName(BaseModel):
 
 
 class GenerateRecipe(Recipe):
-    """What to draw. None takes the checkpoint's value when the recipe is resolved."""
+    """What to draw. None takes the checkpoint's value when the recipe is resolved; no `feature_interval` is 1."""
 
     plan: tuple[PlanEntry, ...] = Field(min_length=1)
     seed: int = Field(default=0, ge=0)
@@ -126,7 +126,6 @@ class GenerateRecipe(Recipe):
                 "guidance_scale": settings.guidance_scale,
                 "guidance_interval": settings.guidance_interval,
                 "scheduler": settings.scheduler,
-                "feature_interval": settings.feature_interval,
                 "negative_prompt": negative,
                 "checkpoint": self.checkpoint or name,
             }
