@@ -162,14 +162,13 @@ def load_checkpoint(
     place = choose_device(device)
     precision = choose_dtype(place, dtype)
     folder, name = locate(model)
-    base = None
     if quality not in QUALITIES:
         raise UnknownNameError("quality", quality, QUALITIES)
     if quality == "fast" and not _takes_few_steps(folder):
-        base, folder, name = folder, _variant(folder, name), f"{name}/{FAST}"
+        folder, name = _variant(folder, name), f"{name}/{FAST}"
     if adapters.is_adapter(folder):
         with quiet():
-            checkpoint = _load_adapter(folder, name, base).to(dtype=precision)
+            checkpoint = _load_adapter(folder, name).to(dtype=precision)
     else:
         checkpoint = _load_folder(folder, name, precision)
     return checkpoint.to(place, memory_format=torch.channels_last)
@@ -193,10 +192,10 @@ def _variant(folder: Path, name: str) -> Path:
     return folder / FAST
 
 
-def _load_adapter(folder: Path, name: str, base_folder: Path | None = None) -> Checkpoint:
+def _load_adapter(folder: Path, name: str) -> Checkpoint:
     """The base with the adapter worked into it, float32 on the CPU."""
     card, files = adapters.read_card(folder), adapters.weights(folder)
-    where = base_folder or adapters.base_of(folder, card.base.name if card.base else "")
+    where = adapters.base_of(folder, card.base.name if card.base else "")
     base = load_checkpoint(where, "cpu", "float32")
     adapters.check_base(folder, card.base.sha256 if card.base else "", base.sha256, where)
     tokens = [path for path in files if path.name != adapters.LORA]
