@@ -12,6 +12,7 @@ from synthaug import cli
 from synthaug.datasets import SyntheticRadiographs
 from synthaug.diffusion import load_checkpoint, resolve
 from synthaug.diffusion.card import Base
+from synthaug.diffusion.sources import of_quality
 from synthaug.errors import CheckpointError, UnknownNameError
 
 LAYER = "mid_block.resnets.0.conv1"
@@ -38,16 +39,16 @@ def home(tmp_path: Path) -> Path:
 
 
 def test_the_variant_is_loaded_onto_the_checkpoint_around_it(home: Path) -> None:
-    best, fast = load_checkpoint(home, "cpu"), load_checkpoint(home, "cpu", quality="fast")
+    best, fast = load_checkpoint(home, "cpu"), load_checkpoint(of_quality(home, "fast"), "cpu")
     assert (best.name, fast.name) == ("tiny", "tiny/fast") and best.sha256 != fast.sha256
     assert (resolve(fast).num_inference_steps, resolve(fast).guidance_scale) == (2, 1.0)
     assert resolve(best).num_inference_steps == 4
-    best, fast = (load_checkpoint(home, "cpu", "float32", quality) for quality in ("best", "fast"))
+    best, fast = (load_checkpoint(of_quality(home, name), "cpu", "float32") for name in ("best", "fast"))
     change = fast.unet.get_submodule(LAYER).weight - best.unet.get_submodule(LAYER).weight
     torch.testing.assert_close(change, torch.full_like(change, 0.01), atol=1e-6, rtol=0)
     # The variant's own folder opens too, and is its own few-step variant.
-    alone = load_checkpoint(home / "fast", "cpu", quality="fast")
-    assert alone.sha256 == fast.sha256
+    assert of_quality(home / "fast", "fast") == home / "fast"
+    assert load_checkpoint(home / "fast", "cpu").sha256 == fast.sha256
 
 
 def test_what_the_flag_chose_is_recorded(home: Path, tmp_path: Path) -> None:
@@ -64,9 +65,9 @@ def test_a_checkpoint_without_a_variant_says_how_to_make_one(
     tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(CheckpointError, match=r"no few-step variant .*--recipe distill"):
-        load_checkpoint(tiny_checkpoint, "cpu", quality="fast")
+        of_quality(tiny_checkpoint, "fast")
     with pytest.raises(UnknownNameError, match="did you mean 'fast'"):
-        load_checkpoint(tiny_checkpoint, "cpu", quality="fasst")
+        of_quality(tiny_checkpoint, "fasst")
     command = ["generate", "--model", str(tiny_checkpoint), "--label", "no_finding", "--quality", "fast"]
     assert cli.main([*command, "--out", str(tmp_path / "o")]) == 2
     assert "--quality fast" in capsys.readouterr().err and not (tmp_path / "o").exists()
@@ -78,7 +79,7 @@ def test_a_variant_of_other_weights_is_refused(home: Path) -> None:
     (home / "fast" / "synthaug.json").write_text(json.dumps(card))
     load_checkpoint(home, "cpu")
     with pytest.raises(CheckpointError, match="was trained on a base with SHA-256"):
-        load_checkpoint(home, "cpu", quality="fast")
+        load_checkpoint(of_quality(home, "fast"), "cpu")
 
 
 def test_a_recipe_keeps_features_and_says_so(tiny_checkpoint: Path, tmp_path: Path) -> None:

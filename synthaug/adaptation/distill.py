@@ -49,7 +49,7 @@ TARGETS = (
     "to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2",
     "conv1", "conv2", "conv_shortcut", "conv", "time_emb_proj", "linear_1", "linear_2",
 )  # fmt: skip
-OF_NO_USE = ("prior", "offset_noise", "zero_terminal_snr", "sampling")
+OF_NO_USE = ("prior", "offset_noise", "posterior", "zero_terminal_snr", "sampling")
 
 
 class DistillRecipe(FineTuningRecipe):
@@ -271,10 +271,18 @@ class Distill(FineTuning):
         checked = set(range(len(paths.texts))) - set(train)
         count = len(self.knots.times)
         pairs = [path * count + knot for path in sorted(checked) for knot in range(paths.begins[path], count)]
-        home = self.state / recipe.route
-        pieces = job.execution.micro_batch
-        training = Training(route, recipe.training, home, identity, job.accelerator, micro_batch=pieces)
+        training = Training(
+            route,
+            recipe.training,
+            self.state / recipe.route,
+            identity,
+            job.accelerator,
+            micro_batch=job.execution.micro_batch,
+            half=job.execution.half,
+            optimizer=job.execution.optimizer,
+        )
         yield from self._train(training, route, pairs)
+        training.finish()
         averaged = training.averaged("unet")
         for name, p in self.module.named_parameters():
             if name in averaged:
@@ -299,7 +307,8 @@ class Distill(FineTuning):
     def _draw_paths(self, identity: Mapping[str, Any]) -> Iterator[Progress]:
         """The paths that are not there yet, by the teacher in the precision of the training."""
         recipe, accelerator = self.recipe, self.job.accelerator
-        precision = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
+        halved = accelerator.mixed_precision == "bf16" or self.job.execution.half
+        precision = torch.bfloat16 if halved else torch.float32
         place = {"device": accelerator.device, "dtype": precision}
         with quiet():
             teacher = replace(

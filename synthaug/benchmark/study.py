@@ -8,25 +8,42 @@ films in every arm. `OUT/study.json` says what a study is made of; a cell's scor
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from synthaug.benchmark import frozen, trained
-from synthaug.benchmark.arms import ARMS, Lacking, Size, Stage, check_arm, stages
+from synthaug.benchmark import frozen
+from synthaug.benchmark.arms import (
+    ARMS,
+    Lacking,
+    Portion,
+    Size,
+    Stage,
+    check_arm,
+    stages,
+    subset,
+    uses_synthetic,
+)
+from synthaug.benchmark.cells import Cells, Frozen
+from synthaug.benchmark.drawing import Draw, Generator, arms_films
 from synthaug.benchmark.frozen import STRENGTHS, Score
 from synthaug.benchmark.material import Judge, Material, gather
 from synthaug.benchmark.toy import toy_material
 from synthaug.detection.augment import Augmentation
-from synthaug.detection.train import StepRecord, TrainRecipe
+from synthaug.detection.train import TrainRecipe
+from synthaug.diffusion.device import choose_device
+from synthaug.engines import Done, Engine, Local, Lost
 from synthaug.errors import DataError, OutputFolderError, RecipeError
 from synthaug.recipes import Recipe, differences
 from synthaug.shards import atomic_write
 
 Depth = Literal["frozen", "full"]
+DRAWN = ("synthetic", "generators")  # what may lie in OUT before the study begins
 STRONG = Augmentation(
     rotation=20, scale=(0.75, 1.35), shift=0.12, contrast=0.5, brightness=0.2, gamma=0.5, blur=0.5
 )
@@ -80,6 +97,20 @@ class StudyRecipe(Recipe):
         ema=0.98,
     )
     drop_leaks: bool = False
+    generator: Generator | None = Field(
+        default=None, description="draws the synthetic films of the study itself"
+    )
+
+    @property
+    def draws(self) -> list[Draw]:
+        """Every (size, seed) of the grids, each once: so many generators a closed claim adapts."""
+        sizes = dict.fromkeys(size for grid in self.grids.values() for size in grid.sizes)
+        return [(size, seed) for size in sizes for seed in self.seeds]
+
+    @property
+    def adapted_inside(self) -> bool:
+        """Whether each draw has a generator of its own."""
+        return self.generator is not None and self.claim == "closed"
 
     @property
     def grids(self) -> dict[Depth, Grid]:
@@ -110,17 +141,21 @@ DEMONSTRATION = StudyRecipe(
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One arm at one size in one draw, at one depth. `synthetic` is the same cell at every size."""
+    """One arm at one size in one draw, at one depth.
+
+    `synthetic` is the same cell at every size, unless each size has films of its own (`own_films`).
+    """
 
     depth: Depth
     arm: str
     size: Size
     seed: int
+    own_films: bool = False
 
     @property
     def name(self) -> str:
         """The name of its file, without suffix."""
-        size = "any" if self.arm == "synthetic" else str(self.size)
+        size = "any" if self.arm == "synthetic" and not self.own_films else str(self.size)
         return f"{self.depth}-{self.arm}-{size}-{self.seed}"
 
 
@@ -164,13 +199,21 @@ def open_study(
         )
     if not recipe.grids:
         raise RecipeError("a study without a grid: give `frozen`, `full` or both")
-    if recipe.claim == "closed":
+    if recipe.adapted_inside and recipe.drop_leaks:
+        raise RecipeError(
+            "drop_leaks: generators are adapted on the arms' own films, so leaking films must be gone before; leave "
+            "--drop-leaks out and take them out of the folder first (`synthaug dedupe`, `synthaug split`)"
+        )
+    if recipe.claim == "closed" and not recipe.adapted_inside:
         for depth, grid in recipe.grids.items():
             if grid.sizes != ("all",):
                 raise RecipeError(
                     f"{depth}.sizes {list(grid.sizes)}: a closed claim holds where the real arm has all of the generator's "
-                    "own films; pass --sizes all"
+                    "own films; pass --sizes all, or --model BASE to adapt one inside each arm"
                 )
+    draws = None
+    if recipe.adapted_inside and synthetic:
+        draws = [draw for draw, _ in arms_films(real, recipe.finding, recipe.judge, recipe.draws)]
     held: dict[tuple[int, str], Material] = {}
     material: dict[Depth, Material] = {}
     for depth in recipe.grids:
@@ -189,6 +232,7 @@ def open_study(
                     recipe.claim,
                     recipe.judge,
                     recipe.drop_leaks,
+                    draws,
                 )
             )
         material[depth] = held[size, fit]
@@ -215,56 +259,81 @@ def lay_out(recipe: StudyRecipe, material: dict[Depth, Material]) -> Study:
             for size in grid.sizes:
                 for arm in grid.arms:
                     try:
-                        found = stages(arm, size, seed, films.training, films.synthetic, films.generator)
+                        found = _stages(films, arm, size, seed)
                     except Lacking as lack:
                         reasons[depth, arm, size] = str(lack)
                     else:
-                        cells[Cell(depth, arm, size, seed)] = found
+                        own = films.pools is not None and arm == "synthetic"
+                        cells[Cell(depth, arm, size, seed, own)] = found
     if not any(cell.arm == "real" for cell in cells):
         raise DataError(f"no size can be run: {next(iter(reasons.values()))}; pass smaller --sizes")
     return Study(recipe, material, cells, reasons)
 
 
-def run_study(study: Study, out: str | Path, device: str = "auto") -> Iterator[Progress]:
-    """Train every cell that is not there yet. Raises `OutputFolderError` where `out` holds another study."""
+def _stages(films: Material, arm: str, size: Size, seed: int) -> tuple[Stage, ...]:
+    """What a cell is trained on; of the synthetic films those that its draw's own generator drew, where there is one."""
+    if films.pools is None or films.synthetic is None:
+        return stages(arm, size, seed, films.training, films.synthetic, films.generator)
+    pool = films.pools.get((size, seed))
+    if pool is None and uses_synthetic(arm):
+        subset(films.training, size, seed)
+        raise Lacking(f"no generator was adapted on {size} films a label in draw {seed}")
+    pool = np.arange(0) if pool is None else pool
+    found = stages(arm, size, seed, films.training, films.synthetic.subset(pool), films.generator)
+    return tuple(
+        tuple(
+            Portion("synthetic", pool[part.indices]) if part.source == "synthetic" else part for part in stage
+        )
+        for stage in found
+    )
+
+
+def run_study(
+    study: Study,
+    out: str | Path,
+    device: str = "auto",
+    engine: Engine | None = None,
+    threads: int | None = None,
+) -> Iterator[Progress]:
+    """Train every cell that is not there yet, in this process or by the workers of an engine, of `threads` CPU threads each.
+
+    Raises `OutputFolderError` where `out` holds another study.
+    """
     out = Path(out)
     _claim_folder(study, out)
     (out / "cells").mkdir(exist_ok=True)
-    names = list(dict.fromkeys(cell.name for cell in study.cells))
-    total, features = len(names), None
-    for cell, plan in study.cells.items():
-        path = out / "cells" / f"{cell.name}.json"
-        done = names.index(cell.name)
-        if path.is_file():
-            yield Progress(done, total, f"{cell.name}: there already")
-            continue
-        score: Score | None = None
-        if cell.depth == "frozen":
-            if features is None:
-                yield Progress(done, total, "features")
-                features = _features(study, out, device)
-            material = study.material["frozen"]
-            score = frozen.run_cell(
-                plan, features, _labels(material), material.validation.labels[:, 0], study.recipe.strengths
-            )
-        else:
-            for step in _train(study, cell, plan, out / "detectors" / cell.name, device):
-                if isinstance(step, Score):
-                    score = step
-                else:
-                    yield Progress(done, total, f"{cell.name}: step {step.step} of {step.steps}")
-        if score is None:
-            raise RuntimeError(f"{cell.name} ended without a score")
-        atomic_write(path, json.dumps(_to_json(score)).encode())
-        yield Progress(done + 1, total, cell.name)
-
-
-def _train(
-    study: Study, cell: Cell, plan: Sequence[Stage], folder: Path, device: str
-) -> Iterator[StepRecord | Score]:
-    recipe = study.recipe
-    wanted = recipe.train.model_copy(update={"seed": cell.seed, "findings": (recipe.finding,)})
-    return trained.run_cell(cell.arm, plan, study.material["full"], wanted, recipe.strong, folder, device)
+    left: dict[str, Cell] = {}
+    total, there = len({cell.name for cell in study.cells}), set[str]()
+    for cell in study.cells:
+        if not (out / "cells" / f"{cell.name}.json").is_file():
+            left.setdefault(cell.name, cell)
+        elif cell.name not in there:
+            there.add(cell.name)
+            yield Progress(len(there), total, f"{cell.name}: there already")
+    done = len(there)
+    depths = {cell.depth for cell in left.values()}
+    given = None
+    if "frozen" in depths:
+        yield Progress(done, total, "features")
+        films = study.material["frozen"]
+        given = Frozen(_features(study, out, device), _labels(films), films.validation.labels[:, 0])
+    engine = engine or Local(lambda: choose_device("auto").type)
+    where = engine.device(device)
+    threads = threads or engine.threads(where, torch.get_num_threads())
+    full = study.material["full"] if "full" in depths else None
+    plans = {cell: study.cells[cell] for cell in left.values()}
+    job = Cells(study.recipe, plans, given, full, out.resolve(), where, threads)
+    with closing(engine.run(job, left.values(), threads, where)) as events:
+        for event in events:
+            name = event.task.name
+            if isinstance(event, Done):
+                atomic_write(out / "cells" / f"{name}.json", json.dumps(_to_json(event.result)).encode())
+                done += 1
+                yield Progress(done, total, name)
+            elif isinstance(event, Lost):
+                yield Progress(done, total, f"{name}: begun anew, its worker died")
+            else:
+                yield Progress(done, total, f"{name}: step {event.count} of {study.recipe.train.steps}")
 
 
 def _features(study: Study, out: Path, device: str) -> frozen.Features:
@@ -317,7 +386,7 @@ def _claim_folder(study: Study, out: Path) -> None:
                 f"{out}: holds another study, which differs in {', '.join(keys)}; choose another --out"
             )
         films = before["films"] | films
-    elif out.exists() and any(out.iterdir()):
+    elif out.exists() and any(entry.name not in DRAWN for entry in out.iterdir()):
         raise OutputFolderError(f"{out}: is not empty and holds no study; choose a new --out")
     out.mkdir(parents=True, exist_ok=True)
     atomic_write(

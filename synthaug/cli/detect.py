@@ -55,7 +55,7 @@ def train(
         for record in train_detector(films, arch, wanted, out, validation=held_out, device=device):
             if record.validation is not None and record.best:
                 best = record.validation
-            advance(record.step, record.steps, f"loss {record.loss:.4f}")
+            advance(record.step, record.steps, "" if record.loss is None else f"loss {record.loss:.4f}")
     if best:
         say(
             columns([[name, f"{value:.3f}"] for name, value in best.items()], ["finding", "validation AUROC"])

@@ -35,15 +35,13 @@ from synthaug.diffusion.components import (
 from synthaug.diffusion.device import choose_device, choose_dtype
 from synthaug.diffusion.projected_text_encoder import ProjectedTextEncoder
 from synthaug.diffusion.schedule import make_scheduler
-from synthaug.diffusion.sources import locate
-from synthaug.errors import CheckpointError, UnknownNameError
+from synthaug.diffusion.sources import license_of, locate
+from synthaug.errors import CheckpointError
 from synthaug.findings import FINDINGS
 from synthaug.record import VIEWS
 from synthaug.shards import atomic_write
 
 SHARD_SIZE = "15MB"
-FAST = "fast"  # folder of a checkpoint's few-step variant
-QUALITIES = ("best", "fast")
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +142,7 @@ class Checkpoint:
 
 
 def load_checkpoint(
-    model: str | Path = "embedded", device: str = "auto", dtype: str | None = None, quality: str = "best"
+    model: str | Path = "embedded", device: str = "auto", dtype: str | None = None
 ) -> Checkpoint:
     """Load "embedded", a folder, a hub id, or an adapter's folder together with its base.
 
@@ -153,43 +151,19 @@ def load_checkpoint(
     Args:
         device: "auto" (the first of cuda, mps, cpu that is there), "cuda", "cuda:1", "mps" or "cpu".
         dtype: "float32", "bfloat16" or "float16"; None takes bfloat16 where the hardware multiplies it.
-        quality: "best", or "fast" for its few-step variant; a checkpoint that is itself one is its own.
 
     Raises:
         CheckpointError: something is missing, pickled, damaged or of an unknown class; the message names it.
-        UnknownNameError: no such quality.
     """
     place = choose_device(device)
     precision = choose_dtype(place, dtype)
     folder, name = locate(model)
-    if quality not in QUALITIES:
-        raise UnknownNameError("quality", quality, QUALITIES)
-    if quality == "fast" and not _takes_few_steps(folder):
-        folder, name = _variant(folder, name), f"{name}/{FAST}"
     if adapters.is_adapter(folder):
         with quiet():
             checkpoint = _load_adapter(folder, name).to(dtype=precision)
     else:
         checkpoint = _load_folder(folder, name, precision)
     return checkpoint.to(place, memory_format=torch.channels_last)
-
-
-def _takes_few_steps(folder: Path) -> bool:
-    return (folder / CARD).exists() and read_json(folder / CARD).get("route") == "distill"
-
-
-def _variant(folder: Path, name: str) -> Path:
-    """The few-step variant of a checkpoint.
-
-    Raises:
-        CheckpointError: it has none.
-    """
-    if not (folder / FAST / CARD).exists():
-        raise CheckpointError(
-            f"--quality fast: checkpoint {name} has no few-step variant (no {FAST}/{CARD} in it); leave the flag out, or "
-            f"make one: `synthaug adapt --recipe distill --model {name} --data FILMS --out STUDENT`, then --model STUDENT"
-        )
-    return folder / FAST
 
 
 def _load_adapter(folder: Path, name: str) -> Checkpoint:
@@ -218,7 +192,7 @@ def _load_folder(folder: Path, name: str, precision: torch.dtype) -> Checkpoint:
         text_encoder=text_encoder,
         tokenizer=load_tokenizer(folder, index["text_encoder"]),
         scheduler_config=scheduler_config,
-        card=_foreign_card(unet, vae),
+        card=_foreign_card(unet, vae, license_of(folder)),
         name=name,
         sha256=identity(folder),
     )
@@ -256,7 +230,7 @@ def _check_fit(checkpoint: Checkpoint, folder: Path) -> None:
         )
 
 
-def _foreign_card(unet: Any, vae: Any) -> CheckpointCard:
+def _foreign_card(unet: Any, vae: Any, license: str) -> CheckpointCard:
     size = unet.config.sample_size
     side = size if isinstance(size, int) else min(size or (64, 64))
     return CheckpointCard(
@@ -268,6 +242,7 @@ def _foreign_card(unet: Any, vae: Any) -> CheckpointCard:
         guidance_scale=4.0,
         num_inference_steps=25,
         attribution="unknown: a checkpoint without synthaug.json",
+        license=license,
     )
 
 

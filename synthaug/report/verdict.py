@@ -31,7 +31,13 @@ def verdicts(results: Results) -> list[Verdict]:
     """Every verdict of a results file."""
     if results.kind == "benchmark":
         return list(_utility(results))
-    out = [*_labels(results), *_resemblance(results), *_privacy(results), *_gaps(results)]
+    out = [
+        *_certificates(results),
+        *_labels(results),
+        *_resemblance(results),
+        *_privacy(results),
+        *_gaps(results),
+    ]
     out.append(
         Verdict("open", "Whether the films help a detector is not measured here; `synthaug benchmark` does.")
     )
@@ -40,6 +46,19 @@ def verdicts(results: Results) -> list[Verdict]:
 
 def _words(finding: str | None) -> str:
     return "all films" if finding is None else title(finding)
+
+
+def _certificates(results: Results) -> Iterator[Verdict]:
+    for one in results.settings.get("certificates") or ():
+        who = f"{_words(one['finding']).capitalize()}, labels"
+        if one["certified"]:
+            gated = " as a gated set" if results.settings.get("gated") else ""
+            yield Verdict(
+                "good",
+                f"{who}: certified{gated}. Every detector finds {BOUND:g} or more; the controls are at chance.",
+            )
+        else:
+            yield Verdict("open", f"{who}: not certified: {'; '.join(one['against'])}.")
 
 
 def _labels(results: Results) -> Iterator[Verdict]:
