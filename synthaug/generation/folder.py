@@ -55,6 +55,7 @@ def finish(
             "num_inference_steps": recipe.num_inference_steps,
             "guidance_scale": recipe.guidance_scale,
             "guidance_interval": recipe.guidance_interval,
+            **({"feature_interval": recipe.feature_interval} if recipe.feature_interval else {}),
             "negative_prompt": recipe.negative_prompt,
         },
         **({"quality": gated, "limits": gate_limits(recipe)} if gated else {}),
