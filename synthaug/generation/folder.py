@@ -1,6 +1,7 @@
 """The output folder: whose it is, whether it is finished, and the files that finish it."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -16,6 +17,7 @@ from synthaug.generation.execution import EXECUTION, Execution
 from synthaug.generation.gates import of_record, rates
 from synthaug.generation.plan import GenerateRecipe, changed
 from synthaug.shards import ShardEntry, atomic_write, read_manifest, read_samples, write_manifest
+from synthaug.shards.files import atomic
 
 RECIPE, MANIFEST, PREVIEW, CARD = "recipe.yaml", "manifest.json", "preview.png", "README.md"
 REJECTED = "rejected.jsonl"
@@ -75,14 +77,14 @@ def _gated(recipe: GenerateRecipe, folder: Path, entries: list[ShardEntry]) -> d
     """Write the log of rejected candidates, read from the records, and return the rates; None without gates."""
     if recipe.gates is None:
         return None
-    rejected, lines = [], []
-    for entry in entries:
-        with (folder / entry.name).open("rb") as file:
-            for record, _ in read_samples(file, entry.name):
-                for one in of_record(record):
-                    rejected.append(one)
-                    lines.append(json.dumps({"key": record.key, **one.to_json()}) + "\n")
-    atomic_write(folder / REJECTED, "".join(lines).encode())
+    rejected: Counter[str] = Counter()
+    with atomic(folder / REJECTED) as log:
+        for entry in entries:
+            with (folder / entry.name).open("rb") as file:
+                for record, _ in read_samples(file, entry.name):
+                    for one in of_record(record):
+                        rejected[one.gate] += 1
+                        log.write(f"{json.dumps({'key': record.key, **one.to_json()})}\n".encode())
     return rates(recipe.gates, recipe.count, rejected)
 
 
