@@ -184,6 +184,7 @@ def benchmark(
     from synthaug.benchmark.cost import costs, in_words
     from synthaug.benchmark.study import open_study, run_study
     from synthaug.datasets import open_radiographs
+    from synthaug.report.page import write_page
 
     wanted = _study_recipe(locals())
     films = None if real is None else _real_films(real)
@@ -214,7 +215,8 @@ def benchmark(
         for step in run_study(study, out, device):
             advance(step.done, step.total, step.note)
     results = conclude(study, out)
-    say(f"{results.protocol}\n\n{verdict(results)}\n\n{out / 'results.json'}: written")
+    page = write_page(out, results)
+    say(f"{results.protocol}\n\n{verdict(results)}\n\n{page}: written, beside results.json")
     if real is not None and wanted.judge == "test":
         terminal.note("the test part was opened: write that down, and choose nothing by these figures")
 
