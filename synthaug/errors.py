@@ -10,6 +10,7 @@
     │   │   └── ImageError      one image that cannot be read
     │   ├── CheckpointError     a checkpoint with a missing, unsafe or unfit component
     │   ├── DetectorError       a detector folder that cannot be used
+    │   ├── ClusterError        a cluster that cannot be reached, or whose workers do not fit the run
     │   └── NotInstalledError   an optional package that is not installed
     └── FailureError            the world failed: exit code 1
         ├── CorruptShardError   a shard, index or manifest that is not what was written
@@ -84,6 +85,10 @@ class CheckpointError(UserError):
 
 class DetectorError(UserError):
     """A detector folder that cannot be used."""
+
+
+class ClusterError(UserError):
+    """A cluster that cannot be reached, or whose workers do not fit the run."""
 
 
 class NotInstalledError(UserError):

@@ -25,7 +25,7 @@ from synthaug.generation.gates import (
 )
 from synthaug.shards import ShardSet, verify
 
-room = sys.modules["synthaug.generation.generate"]
+room = sys.modules["synthaug.generation.drawing"]
 EFFUSION = "pleural_effusion"
 
 

@@ -27,7 +27,7 @@ from synthaug.errors import (
 from synthaug.generation import GenerateRecipe, Progress, execution, generate, writing
 from synthaug.shards import ShardSet, lock, verify
 
-room = sys.modules["synthaug.generation.generate"]  # the function of that name hides the module
+room = sys.modules["synthaug.generation.drawing"]
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -13,6 +13,7 @@ is a set of films of what the base could draw before, mixed into each batch so t
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from threading import Lock
 from typing import Any, NamedTuple
 
@@ -66,8 +67,12 @@ class TextToNoise(nn.Module):
 
     def forward(self, latents: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
         """The U-Net's prediction, (B, C, h, w); `text` is token ids (B, length) or embeddings (B, length, width)."""
-        hidden = text if text.is_floating_point() else self.text_encoder(text).last_hidden_state
-        return self._predict(latents, timesteps, hidden)
+        kind = self.unet.dtype
+        # Weights that are halved already are multiplied as they are; autocast would cast around each operation.
+        whole = kind == torch.float32
+        with nullcontext() if whole else torch.autocast(latents.device.type, enabled=False):
+            hidden = text if text.is_floating_point() else self.text_encoder(text).last_hidden_state
+            return self._predict(latents.to(kind), timesteps, hidden.to(kind))
 
     def _denoise(self, latents: Tensor, timesteps: Tensor, hidden: Tensor) -> Tensor:
         return self.unet(latents, timesteps, hidden, return_dict=False)[0]
@@ -80,7 +85,7 @@ class DiffusionRoute:
         module: what is trained.
         tokenizer: of the text encoder.
         scheduler: noise schedule and prediction type of the checkpoint.
-        latents: float16 (N, copies, C, h, w) from `latents.cache`.
+        latents: float16 (N, copies, C, h, w) from `latents.cache`; (N, copies, 2 C, h, w) with `moments`.
         records: the N films' records.
         recipe: lengths and weights; `balance` multiplies how often films with a finding are drawn.
         caption_recipe: how captions are drawn.
@@ -88,6 +93,7 @@ class DiffusionRoute:
         train: which of the films are drawn, by index; all when None.
         prior: which films are the prior, by index; their records hold the prompt.
         prior_share, prior_weight: share of the prior in a batch, and weight of its loss.
+        moments: `latents` are means and standard deviations, of which each batch draws.
         spell: what becomes of a caption before it is tokenised (learnt tokens in place of words).
     """
 
@@ -106,12 +112,14 @@ class DiffusionRoute:
         prior: Sequence[int] = (),
         prior_share: float = 0.5,
         prior_weight: float = 1.0,
+        moments: bool = False,
         spell: Callable[[str], str] = str,
     ):
         self.players: dict[str, nn.Module] = {"unet": module}
         self.module = module
         self.recipe, self.caption_recipe, self.offset_noise = recipe, caption_recipe, offset_noise
         self.latents, self.records, self.spell = latents, records, spell
+        self.moments = moments
         self.tokenizer, self.length = tokenizer, text_length(tokenizer, module)
         self.embeddings: dict[str, Tensor] = {}
         self.reading = (
@@ -162,6 +170,9 @@ class DiffusionRoute:
     ) -> NoisyBatch:
         size = len(films)
         latents = self.latents[films, copies].float()
+        if self.moments:
+            mean, deviation = latents.chunk(2, 1)
+            latents = mean + deviation * torch.randn(mean.shape, generator=generator)
         noise = torch.randn(latents.shape, generator=generator)
         strata = (torch.arange(size) + torch.rand((), generator=generator)) / size
         timesteps = (strata * self.steps).long()

@@ -8,14 +8,16 @@ films in every arm. `OUT/study.json` says what a study is made of; a cell's scor
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from synthaug.benchmark import frozen, trained
+from synthaug.benchmark import frozen
 from synthaug.benchmark.arms import (
     ARMS,
     Lacking,
@@ -27,12 +29,15 @@ from synthaug.benchmark.arms import (
     subset,
     uses_synthetic,
 )
+from synthaug.benchmark.cells import Cells, Frozen
 from synthaug.benchmark.drawing import Draw, Generator, arms_films
 from synthaug.benchmark.frozen import STRENGTHS, Score
 from synthaug.benchmark.material import Judge, Material, gather
 from synthaug.benchmark.toy import toy_material
 from synthaug.detection.augment import Augmentation
-from synthaug.detection.train import StepRecord, TrainRecipe
+from synthaug.detection.train import TrainRecipe
+from synthaug.diffusion.device import choose_device
+from synthaug.engines import Done, Engine, Local, Lost
 from synthaug.errors import DataError, OutputFolderError, RecipeError
 from synthaug.recipes import Recipe, differences
 from synthaug.shards import atomic_write
@@ -283,46 +288,52 @@ def _stages(films: Material, arm: str, size: Size, seed: int) -> tuple[Stage, ..
     )
 
 
-def run_study(study: Study, out: str | Path, device: str = "auto") -> Iterator[Progress]:
-    """Train every cell that is not there yet. Raises `OutputFolderError` where `out` holds another study."""
+def run_study(
+    study: Study,
+    out: str | Path,
+    device: str = "auto",
+    engine: Engine | None = None,
+    threads: int | None = None,
+) -> Iterator[Progress]:
+    """Train every cell that is not there yet, in this process or by the workers of an engine, of `threads` CPU threads each.
+
+    Raises `OutputFolderError` where `out` holds another study.
+    """
     out = Path(out)
     _claim_folder(study, out)
     (out / "cells").mkdir(exist_ok=True)
-    names = list(dict.fromkeys(cell.name for cell in study.cells))
-    total, features = len(names), None
-    for cell, plan in study.cells.items():
-        path = out / "cells" / f"{cell.name}.json"
-        done = names.index(cell.name)
-        if path.is_file():
-            yield Progress(done, total, f"{cell.name}: there already")
-            continue
-        score: Score | None = None
-        if cell.depth == "frozen":
-            if features is None:
-                yield Progress(done, total, "features")
-                features = _features(study, out, device)
-            material = study.material["frozen"]
-            score = frozen.run_cell(
-                plan, features, _labels(material), material.validation.labels[:, 0], study.recipe.strengths
-            )
-        else:
-            for step in _train(study, cell, plan, out / "detectors" / cell.name, device):
-                if isinstance(step, Score):
-                    score = step
-                else:
-                    yield Progress(done, total, f"{cell.name}: step {step.step} of {step.steps}")
-        if score is None:
-            raise RuntimeError(f"{cell.name} ended without a score")
-        atomic_write(path, json.dumps(_to_json(score)).encode())
-        yield Progress(done + 1, total, cell.name)
-
-
-def _train(
-    study: Study, cell: Cell, plan: Sequence[Stage], folder: Path, device: str
-) -> Iterator[StepRecord | Score]:
-    recipe = study.recipe
-    wanted = recipe.train.model_copy(update={"seed": cell.seed, "findings": (recipe.finding,)})
-    return trained.run_cell(cell.arm, plan, study.material["full"], wanted, recipe.strong, folder, device)
+    left: dict[str, Cell] = {}
+    total, there = len({cell.name for cell in study.cells}), set[str]()
+    for cell in study.cells:
+        if not (out / "cells" / f"{cell.name}.json").is_file():
+            left.setdefault(cell.name, cell)
+        elif cell.name not in there:
+            there.add(cell.name)
+            yield Progress(len(there), total, f"{cell.name}: there already")
+    done = len(there)
+    depths = {cell.depth for cell in left.values()}
+    given = None
+    if "frozen" in depths:
+        yield Progress(done, total, "features")
+        films = study.material["frozen"]
+        given = Frozen(_features(study, out, device), _labels(films), films.validation.labels[:, 0])
+    engine = engine or Local(lambda: choose_device("auto").type)
+    where = engine.device(device)
+    threads = threads or engine.threads(where, torch.get_num_threads())
+    full = study.material["full"] if "full" in depths else None
+    plans = {cell: study.cells[cell] for cell in left.values()}
+    job = Cells(study.recipe, plans, given, full, out.resolve(), where, threads)
+    with closing(engine.run(job, left.values(), threads, where)) as events:
+        for event in events:
+            name = event.task.name
+            if isinstance(event, Done):
+                atomic_write(out / "cells" / f"{name}.json", json.dumps(_to_json(event.result)).encode())
+                done += 1
+                yield Progress(done, total, name)
+            elif isinstance(event, Lost):
+                yield Progress(done, total, f"{name}: begun anew, its worker died")
+            else:
+                yield Progress(done, total, f"{name}: step {event.count} of {study.recipe.train.steps}")
 
 
 def _features(study: Study, out: Path, device: str) -> frozen.Features:

@@ -28,10 +28,21 @@ ImageFormat = Annotated[
 ImageSize = Annotated[int | None, Parameter(help="Edge in pixels; by default the checkpoint's.")]
 Prompt = Annotated[str | None, Parameter(help="Free text in place of the one made from the labels.")]
 NegativePrompt = Annotated[str | None, Parameter(help="What to steer away from.")]
-DryRun = Annotated[bool, Switch, Parameter(help="Print the plan and write nothing.")]
+DryRun = Annotated[bool, Switch, Parameter(help="Print the plan and what it takes, and write nothing.")]
 Model = Annotated[str, Parameter(help='"embedded", a checkpoint folder or a hub id.')]
 DetectorSource = Annotated[str, Parameter(help='"embedded" or a detector folder.')]
 Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], Parameter(help="Where to compute.")]
+Engine = Annotated[
+    Literal["local", "ray"], Parameter(help="This process, or workers on a Ray cluster: see docs/scale.md.")
+]
+Address = Annotated[
+    str | None,
+    Parameter(help="Ray cluster: auto, HOST:PORT or ray://HOST:PORT; one is started here when left out."),
+]
+Workers = Annotated[
+    int | None, Parameter(help="Workers to ask the cluster for; by default as many as its nodes hold.")
+]
+Threads = Annotated[int | None, Parameter(help="CPU threads of a worker; by default those of torch.")]
 View = Annotated[Literal["PA", "AP", "lateral"] | None, Parameter(help="Projection; unknown when left out.")]
 Sex = Annotated[Literal["F", "M"] | None, Parameter(help="Unknown when left out.")]
 Age = Annotated[float | None, Parameter(help="Years; unknown when left out.")]

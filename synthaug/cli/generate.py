@@ -8,6 +8,7 @@ from synthaug.cli.terminal import say
 
 if TYPE_CHECKING:
     from synthaug.generation.gates import Judge
+    from synthaug.generation.progress import Progress
 
 
 def generate(
@@ -32,6 +33,10 @@ def generate(
     recipe: flags.Recipe | None = None,
     gate: Annotated[list[str] | None, flags.Many] = None,
     detector: flags.DetectorSource = "embedded",
+    engine: flags.Engine = "local",
+    address: flags.Address = None,
+    workers: flags.Workers = None,
+    threads: flags.Threads = None,
     dry_run: flags.DryRun = False,
 ) -> None:
     """Draw labelled radiographs into WebDataset shards; the same command resumes.
@@ -69,11 +74,22 @@ def generate(
             recipe=recipe,
             gates=gates,
             judge=_judge(detector, device) if "label" in gates or _label_gate_of(recipe) else None,
+            engine=engine,
+            address=address,
+            workers=workers,
+            threads=threads,
             dry_run=dry_run,
-            on_progress=lambda p: advance(p.done, p.total, f"{p.images_per_second:.2f} films/s"),
+            on_progress=lambda progress: advance(progress.done, progress.total, _note(progress)),
         )
     if not dry_run:
         say(f"{folder}: done; preview.png shows it, `synthaug verify {folder}` checks it")
+
+
+def _note(progress: "Progress") -> str:
+    """What the bar says beside how many films are done."""
+    workers = f", {progress.workers} workers" if progress.workers > 1 else ""
+    lost = f", {progress.lost} shards begun anew" if progress.lost else ""
+    return f"{progress.images_per_second:.2f} films/s{workers}{lost}"
 
 
 def _label_gate_of(recipe: str | None) -> bool:

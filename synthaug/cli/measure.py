@@ -140,6 +140,10 @@ def benchmark(
     device: flags.Device = "auto",
     recipe: flags.Recipe | None = None,
     overrides: flags.Overrides = None,
+    engine: flags.Engine = "local",
+    address: flags.Address = None,
+    workers: flags.Workers = None,
+    threads: flags.Threads = None,
     dry_run: Annotated[bool, flags.Switch] = False,
 ) -> None:
     """Do synthetic films help? Arms x sizes x draws on the same real test films; the same command resumes.
@@ -184,6 +188,8 @@ def benchmark(
     from synthaug.benchmark.cost import costs, in_words
     from synthaug.benchmark.study import open_study, run_study
     from synthaug.datasets import open_radiographs
+    from synthaug.diffusion.device import choose_device
+    from synthaug.engines import open_engine
     from synthaug.report.page import write_page
 
     wanted = _study_recipe(locals())
@@ -211,8 +217,9 @@ def benchmark(
     if dry_run:
         say(in_words([*price, *costs(study, out, device)]))
         return
-    with terminal.bar("benchmark", "cells") as advance:
-        for step in run_study(study, out, device):
+    auto = lambda: choose_device("auto").type  # noqa: E731
+    with open_engine(engine, address, workers, auto) as opened, terminal.bar("benchmark", "cells") as advance:
+        for step in run_study(study, out, device, opened, threads):
             advance(step.done, step.total, step.note)
     results = conclude(study, out)
     page = write_page(out, results)

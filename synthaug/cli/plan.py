@@ -56,7 +56,7 @@ def _rate(model: str, films_per_second: float | None, device: str) -> "Rate":
     from synthaug.benchmark.drawing import seconds_a_film
     from synthaug.benchmark.planning import Rate
     from synthaug.diffusion import load_checkpoint, resolve
-    from synthaug.generation.generate import BYTES_PER_PIXEL, BYTES_PER_RECORD
+    from synthaug.generation.estimate import BYTES_PER_PIXEL, BYTES_PER_RECORD
 
     checkpoint = load_checkpoint(model, device)
     seconds = seconds_a_film(checkpoint) if films_per_second is None else 1 / films_per_second

@@ -34,7 +34,7 @@ from synthaug.diffusion.components import (
 from synthaug.diffusion.device import choose_device, choose_dtype
 from synthaug.diffusion.projected_text_encoder import ProjectedTextEncoder
 from synthaug.diffusion.schedule import make_scheduler
-from synthaug.diffusion.sources import locate
+from synthaug.diffusion.sources import license_of, locate
 from synthaug.errors import CheckpointError
 from synthaug.findings import FINDINGS
 from synthaug.record import VIEWS
@@ -191,7 +191,7 @@ def _load_folder(folder: Path, name: str, precision: torch.dtype) -> Checkpoint:
         text_encoder=text_encoder,
         tokenizer=load_tokenizer(folder, index["text_encoder"]),
         scheduler_config=scheduler_config,
-        card=_foreign_card(unet, vae),
+        card=_foreign_card(unet, vae, license_of(folder)),
         name=name,
         sha256=identity(folder),
     )
@@ -229,7 +229,7 @@ def _check_fit(checkpoint: Checkpoint, folder: Path) -> None:
         )
 
 
-def _foreign_card(unet: Any, vae: Any) -> CheckpointCard:
+def _foreign_card(unet: Any, vae: Any, license: str) -> CheckpointCard:
     size = unet.config.sample_size
     side = size if isinstance(size, int) else min(size or (64, 64))
     return CheckpointCard(
@@ -241,6 +241,7 @@ def _foreign_card(unet: Any, vae: Any) -> CheckpointCard:
         guidance_scale=4.0,
         num_inference_steps=25,
         attribution="unknown: a checkpoint without synthaug.json",
+        license=license,
     )
 
 

@@ -25,6 +25,7 @@ from synthaug.diffusion.checkpoint import Checkpoint
 from synthaug.diffusion.noise import generator, noise
 from synthaug.diffusion.schedule import AS_SAVED, make_scheduler, quiet_numpy, takes_generator
 from synthaug.errors import UserError
+from synthaug.prompts import negative
 
 KEPT_EMBEDDINGS = 4096
 
@@ -116,7 +117,7 @@ def sample(
     """
     negatives = [negative_prompts] * len(prompts) if isinstance(negative_prompts, str) else negative_prompts
     if negatives is None:
-        negatives = [checkpoint.card.negative_prompt] * len(prompts)
+        negatives = [negative(checkpoint.card.negative_prompt)] * len(prompts)
     if not len(prompts) == len(seeds) == len(negatives):
         raise UserError(
             f"found {len(prompts)} prompts, {len(seeds)} seeds, {len(negatives)} negative prompts"
@@ -133,9 +134,9 @@ def sample(
     latents = torch.stack([noise(seed, index, shape) for seed, index in seeds])
     latents = latents.to(checkpoint.device, checkpoint.dtype if exact else torch.float32)
     generators = [generator(seed, index, "steps") for seed, index in seeds]
-    text, negative = embed(checkpoint, prompts), embed(checkpoint, negatives)
+    text, away = embed(checkpoint, prompts), embed(checkpoint, negatives)
     with quiet_numpy():
-        latents = denoise(checkpoint, latents, text, negative, settings, generators)
+        latents = denoise(checkpoint, latents, text, away, settings, generators)
     return decode(checkpoint, latents, together=exact)
 
 

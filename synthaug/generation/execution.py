@@ -13,9 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from synthaug import __version__
 from synthaug.diffusion import Checkpoint, Settings, sample
-from synthaug.diffusion.device import choose_device, dtype_name
+from synthaug.diffusion.device import choose_device, dtype_name, processor_has_bfloat16
 from synthaug.errors import OutOfMemoryError, OutputFolderError
-from synthaug.shards import atomic_write
 
 EXECUTION = "execution.json"
 # CPU: measured by benchmarks/generate_vs_diffusers.py --batch-size.
@@ -63,33 +62,39 @@ def read_execution(folder: Path) -> Execution | None:
         raise OutputFolderError(f"{path}: not an execution of this version; choose another --out") from error
 
 
-def begin(
-    folder: Path, checkpoint: Checkpoint, settings: Settings, batch_size: int | None, count: int
-) -> Execution:
-    """Choose an execution by a short probe, and write it."""
-    device = checkpoint.device
-    wanted = min(batch_size or BATCH_SIZES[device.type], count)
-    execution = Execution(
-        device=device.type,
+def device_kind(device: str) -> str:
+    """What decides how this process rounds on a device: "cpu AVX512 bfloat16", "cuda NVIDIA A100-SXM4-40GB"."""
+    place = choose_device(device)
+    if place.type == "cuda":
+        return f"cuda {torch.cuda.get_device_name(place)}"
+    if place.type == "cpu":
+        return f"cpu {torch.backends.cpu.get_cpu_capability()}" + " bfloat16" * processor_has_bfloat16()
+    return place.type
+
+
+def probe(checkpoint: Checkpoint, settings: Settings, batch_size: int, threads: int) -> Execution:
+    """The execution of a checkpoint as it is loaded, with the largest batch that fits, up to `batch_size`.
+
+    Raises:
+        OutOfMemoryError: not even one image fits.
+    """
+    return Execution(
+        device=checkpoint.device.type,
         dtype=dtype_name(checkpoint.dtype),
-        threads=torch.get_num_threads(),
-        batch_size=fitting_batch(checkpoint, settings, wanted),
+        threads=threads,
+        batch_size=fitting_batch(checkpoint, settings, batch_size),
         versions=versions(),
     )
-    if batch_size and execution.batch_size < wanted:
-        warnings.warn(
-            f"--batch-size {wanted} does not fit in memory; using {execution.batch_size}", stacklevel=3
-        )
-    atomic_write(folder / EXECUTION, execution.to_bytes())
-    return execution
 
 
-def begun(execution: Execution, checkpoint: Checkpoint, batch_size: int | None) -> Checkpoint:
-    """Return the checkpoint as the run began with it, on its device and in its precision."""
-    if batch_size and batch_size != execution.batch_size:
-        warnings.warn(
-            f"the run began with --batch-size {execution.batch_size} and goes on with it", stacklevel=3
-        )
+def begun(execution: Execution, batch_size: int | None, threads: int | None) -> None:
+    """Warn where a run goes on otherwise than asked, or under other versions than it began with."""
+    for flag, asked, begun_with in (
+        ("--batch-size", batch_size, execution.batch_size),
+        ("--threads", threads, execution.threads),
+    ):
+        if asked and asked != begun_with:
+            warnings.warn(f"the run began with {flag} {begun_with} and goes on with it", stacklevel=3)
     if execution.versions != versions():
         old, new = execution.versions, versions()
         names = ", ".join(
@@ -98,12 +103,6 @@ def begun(execution: Execution, checkpoint: Checkpoint, batch_size: int | None) 
         warnings.warn(
             f"the run goes on under other versions ({names}); films may differ by rounding", stacklevel=3
         )
-    same = (execution.device, execution.dtype) == (checkpoint.device.type, dtype_name(checkpoint.dtype))
-    return (
-        checkpoint
-        if same
-        else checkpoint.to(choose_device(execution.device), getattr(torch, execution.dtype))
-    )
 
 
 def fitting_batch(checkpoint: Checkpoint, settings: Settings, batch_size: int) -> int:

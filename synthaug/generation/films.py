@@ -5,9 +5,9 @@ from pathlib import Path
 
 from synthaug.datasets.synthetic import SyntheticRadiographs
 from synthaug.generation.gates import Judge
-from synthaug.generation.generate import Progress
 from synthaug.generation.generate import generate as write
 from synthaug.generation.plan import GenerateRecipe
+from synthaug.generation.progress import Progress
 
 
 def generate(
@@ -32,6 +32,10 @@ def generate(
     recipe: str | Path | GenerateRecipe | None = None,
     gates: Sequence[str] = (),
     judge: Judge | None = None,
+    engine: str = "local",
+    address: str | None = None,
+    workers: int | None = None,
+    threads: int | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> SyntheticRadiographs:
     """Draw labelled radiographs into a folder of shards and open it; the same call resumes.
@@ -62,6 +66,10 @@ def generate(
         recipe=recipe,
         gates=gates,
         judge=judge,
+        engine=engine,
+        address=address,
+        workers=workers,
+        threads=threads,
         on_progress=on_progress,
     )
     return SyntheticRadiographs(folder)

@@ -9,50 +9,27 @@ No file holds a clock, host or path. A batch never crosses a shard, so that batc
 whatever was interrupted: equal recipe and equal execution give equal bytes.
 """
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from synthaug import __version__, images
-from synthaug import findings as vocabulary
-from synthaug.diffusion import Checkpoint, Settings, load_checkpoint, resolve, sample
-from synthaug.errors import OutOfMemoryError, UserError
-from synthaug.generation.execution import (
-    EXECUTION,
-    Execution,
-    begin,
-    begun,
-    is_out_of_memory,
-    read_execution,
-    running,
-)
+from synthaug.diffusion import Checkpoint, load_checkpoint
+from synthaug.diffusion.device import choose_device
+from synthaug.engines import Done, open_engine
+from synthaug.errors import UserError
+from synthaug.generation.drawing import Artist, Drawing, ShardTask
+from synthaug.generation.estimate import describe, estimate
+from synthaug.generation.execution import EXECUTION, begun, read_execution, versions
 from synthaug.generation.folder import RECIPE, check_folder, finish, finished
-from synthaug.generation.gated import batches
-from synthaug.generation.gates import Judge, JudgeName, Rejection, check_judge, parse_gates
-from synthaug.generation.plan import KEY, GenerateRecipe, make_recipe
-from synthaug.generation.writing import ShardWriter
-from synthaug.record import Record
-from synthaug.shards import ShardEntry, atomic_write, existing_shard, lock
+from synthaug.generation.gates import Judge, JudgeName, check_judge, parse_gates
+from synthaug.generation.place import Place, fitting_execution, here
+from synthaug.generation.plan import GenerateRecipe, make_recipe
+from synthaug.generation.progress import Progress, Told
+from synthaug.generation.writing import sweep
+from synthaug.shards import ShardEntry, atomic_write, lock
 
 COUNT = 16
-# Bytes a pixel of a radiograph, encoded: for the estimate of a dry run.
-BYTES_PER_PIXEL = {"png": 0.6, "jpeg": 0.25, "webp": 0.25}
-BYTES_PER_RECORD = 2560
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a run is; films of an earlier, interrupted run count as done but not for the speed."""
-
-    done: int
-    total: int
-    images_per_second: float
-    seconds_left: float
 
 
 def generate(
@@ -77,6 +54,10 @@ def generate(
     recipe: str | Path | GenerateRecipe | None = None,
     gates: Sequence[str] = (),
     judge: Judge | None = None,
+    engine: str = "local",
+    address: str | None = None,
+    workers: int | None = None,
+    threads: int | None = None,
     dry_run: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Path:
@@ -101,8 +82,11 @@ def generate(
         gates: quality gates, none by default: "blank", "saturated", "duplicate", "label" (see
             `synthaug.generation.gates`); what they reject is drawn again and logged in `rejected.jsonl`.
         judge: the detector of the gate "label".
-        dry_run: print the plan and write nothing.
-        on_progress: called after each batch.
+        engine: "local", this process, or "ray", workers on a Ray cluster that share the folder (docs/scale.md).
+        address, workers: of the cluster, see `synthaug.engines.open_engine`.
+        threads: CPU threads of a worker; None takes torch's. No part of the recipe.
+        dry_run: print the plan, time one batch, and write nothing.
+        on_progress: called as films are done.
 
     Returns:
         The folder.
@@ -111,7 +95,8 @@ def generate(
         UserError: see its tree; nothing is written.
         OutputFolderError: the folder was made by another recipe, holds other files or is in use.
         DiskFullError, OutOfMemoryError: the finished shards are kept.
-        FailureError: the gates rejected every candidate of a film.
+        FailureError: the gates rejected every candidate of a film, or workers died of a shard.
+        NotInstalledError, ClusterError: Ray is not there, or its workers do not fit the run.
     """
     asked = {
         "seed": seed,
@@ -126,6 +111,8 @@ def generate(
     settings = {name: value for name, value in asked.items() if value is not None}
     if batch_size is not None and batch_size < 1:
         raise UserError(f"--batch-size {batch_size}: expected 1 or more")
+    if threads is not None and threads < 1:
+        raise UserError(f"--threads {threads}: expected 1 or more")
     if recipe is None:
         intent = make_recipe(labels, COUNT if count is None else count, prompt, view, age, sex, **settings)
     else:
@@ -135,34 +122,19 @@ def generate(
             )
         planned = recipe if isinstance(recipe, GenerateRecipe) else GenerateRecipe.load(recipe)
         intent = planned.with_overrides(settings)
-    checkpoint = load_checkpoint(model, device)
-    resolved = _judged_by(intent.resolved(checkpoint), judge)
-    check_judge(resolved.gates, judge, [entry.labels for entry in resolved.plan])
-    folder = Path(resolved.folder_name() if out is None else out)
-    if dry_run:
-        check_folder(folder, resolved)
-        print(describe(resolved, folder))
-        return folder
-    return run(resolved, checkpoint, folder, batch_size, on_progress, judge)
-
-
-def describe(recipe: GenerateRecipe, folder: Path) -> str:
-    """What a run would do, in words; the recipe is a resolved one."""
-    size = recipe.count * ((recipe.image_size or 0) ** 2 * BYTES_PER_PIXEL[recipe.format] + BYTES_PER_RECORD)
-    lines = [f"{entry.count} films: {entry.prompt}" for entry in recipe.plan]
-    lines += [
-        f"{recipe.count} films of {recipe.image_size} px, {len(recipe.shards)} shards, about {size / 1e6:.1f} MB",
-        f"steps {recipe.num_inference_steps}, guidance scale {recipe.guidance_scale:g}, {recipe.scheduler}",
-        f"checkpoint {recipe.checkpoint.name if recipe.checkpoint else '?'}",
-        *(
-            [f"gates {', '.join(recipe.gates.names)}: what they reject is drawn again"]
-            if recipe.gates
-            else []
-        ),
-        f"recipe {recipe.digest()}",
-        f"into {folder}",
-    ]
-    return "\n".join(lines)
+    with open_engine(engine, address, workers, lambda: choose_device("auto").type) as opened:
+        checkpoint = load_checkpoint(model, opened.own_device(device))
+        resolved = _judged_by(intent.resolved(checkpoint), judge)
+        check_judge(resolved.gates, judge, [entry.labels for entry in resolved.plan])
+        folder = Path(resolved.folder_name() if out is None else out)
+        source = str(Path(model).resolve()) if Path(model).exists() else str(model)
+        place = Place(opened, source, opened.device(device), threads)
+        if dry_run:
+            check_folder(folder, resolved)
+            artist = Artist(resolved, source, place.device, loaded=checkpoint)
+            print(describe(resolved, folder, estimate(artist, place, batch_size)))
+            return folder
+        return run(resolved, checkpoint, folder, batch_size, on_progress, judge, place)
 
 
 def run(
@@ -172,8 +144,15 @@ def run(
     batch_size: int | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     judge: Judge | None = None,
+    place: Place | None = None,
 ) -> Path:
-    """Begin or resume a resolved recipe; see `generate`."""
+    """Begin or resume a resolved recipe, in this process unless another place is given; see `generate`."""
+    place = place or here(checkpoint)
+    if compares(recipe) and not place.engine.in_order:
+        raise UserError(
+            "--gate duplicate compares each film with all earlier ones, so shards must be drawn one after another: take "
+            "--engine local, or leave the gate out and run `synthaug dedupe` on the finished folder"
+        )
     check_folder(folder, recipe)
     with lock(folder):
         check_folder(folder, recipe)
@@ -181,122 +160,45 @@ def run(
             return folder
         if not (folder / RECIPE).exists():
             atomic_write(folder / RECIPE, recipe.to_yaml().encode())
-        settings = resolve(
-            checkpoint,
-            recipe.guidance_scale,
-            recipe.guidance_interval,
-            recipe.num_inference_steps,
-            recipe.scheduler,
-            recipe.image_size,
-        )
+        sweep(folder)
+        artist = Artist(recipe, place.model, place.device, loaded=checkpoint)
         execution = read_execution(folder)
         if execution is None:
-            execution = begin(folder, checkpoint, settings, batch_size, min(recipe.count, recipe.shard_size))
+            execution = fitting_execution(artist, place, batch_size)
+            atomic_write(folder / EXECUTION, execution.to_bytes())
         else:
-            checkpoint = begun(execution, checkpoint, batch_size)
-        with running(execution):
-            entries = _write_shards(recipe, checkpoint, settings, execution, folder, on_progress, judge)
+            begun(execution, batch_size, place.threads)
+        artist = replace(artist, device=execution.device, dtype=execution.dtype)
+        place = replace(place, device=execution.device)
+        job = Drawing(artist, execution, folder.resolve(), versions(), judge)
+        entries = _write_shards(job, place, on_progress)
+        sweep(folder)
         finish(recipe, checkpoint, execution, folder, entries)
     return folder
 
 
 def _write_shards(
-    recipe: GenerateRecipe,
-    checkpoint: Checkpoint,
-    settings: Settings,
-    execution: Execution,
-    folder: Path,
-    on_progress: Callable[[Progress], None] | None,
-    judge: Judge | None,
+    job: Drawing, place: Place, on_progress: Callable[[Progress], None] | None
 ) -> list[ShardEntry]:
-    kept = [existing_shard(folder, number) for number in range(len(recipe.shards))]
-    kept = [
-        entry if entry and entry.count == len(indexes) else None
-        for entry, indexes in zip(kept, recipe.shards, strict=True)
-    ]
-    done, drawn, start, entries = sum(entry.count for entry in kept if entry), 0, time.monotonic(), []
+    """Have every shard written; the lines of the manifest, in order."""
+    recipe, entries = job.artist.recipe, dict[int, ShardEntry]()
 
-    def draw(places: Sequence[int], noise: Sequence[int]) -> np.ndarray:
-        return _draw(recipe, checkpoint, settings, places, noise)
+    def tasks() -> Iterator[ShardTask]:
+        for number in range(len(recipe.shards)):
+            yield ShardTask(number, tuple(entries[n] for n in range(number)) if compares(recipe) else ())
 
-    for number, (indexes, entry) in enumerate(zip(recipe.shards, kept, strict=True)):
-        if entry is not None:
-            entries.append(entry)
-            continue
-        rejected: dict[int, list[Rejection]] = {}
-        films = batches(recipe, indexes, execution.batch_size, draw, rejected, folder, entries, judge)
-        with ShardWriter(folder, number, partial(_samples, recipe, rejected)) as writer:
-            for part, block in films:
-                writer.put(part, block)
-                done, drawn = done + len(part), drawn + len(part)
-                speed = drawn / max(time.monotonic() - start, 1e-9)
-                if on_progress is not None:
-                    on_progress(Progress(done, recipe.count, speed, (recipe.count - done) / speed))
-            entries.append(writer.finish())
-    return entries
+    told = Told(recipe.count, place.engine, on_progress)
+    with closing(place.run(job, tasks(), job.execution.threads)) as events:
+        for event in events:
+            told(event)
+            if isinstance(event, Done):
+                entries[event.task.number] = event.result.entry
+    return [entries[number] for number in range(len(recipe.shards))]
 
 
-def _draw(
-    recipe: GenerateRecipe,
-    checkpoint: Checkpoint,
-    settings: Settings,
-    places: Sequence[int],
-    noise: Sequence[int],
-) -> np.ndarray:
-    """The films of these places, from these noise indexes."""
-    try:
-        return sample(
-            checkpoint,
-            [entry.prompt or "" for entry in recipe.entries(places)],
-            [(recipe.seed, index) for index in noise],
-            negative_prompts=recipe.negative_prompt or "",
-            guidance_scale=settings.guidance_scale,
-            guidance_interval=settings.guidance_interval,
-            num_inference_steps=settings.num_inference_steps,
-            scheduler=settings.scheduler,
-            image_size=settings.image_size,
-        )
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise OutOfMemoryError(
-            f"{checkpoint.device.type}: a batch of {len(places)} no longer fits in memory; free some and run "
-            f"the same command again, or delete {EXECUTION} in the output folder and give a smaller --batch-size"
-        ) from error
-
-
-def _samples(
-    recipe: GenerateRecipe, rejected: Mapping[int, list[Rejection]], indexes: range, films: np.ndarray
-) -> Iterator[tuple[Record, bytes, str]]:
-    ending = images.extension(recipe.format)
-    for index, entry, film in zip(indexes, recipe.entries(indexes), films[:, 0], strict=True):
-        known = {name: float("nan") if value is None else value for name, value in entry.labels.items()}
-        values = vocabulary.vector(known, recipe.findings)
-        measured: dict[str, Any] = quality(film)
-        if recipe.gates is not None:
-            measured["index"] = len(rejected.get(index, ())) * recipe.count + index
-            measured["rejected"] = [one.to_json() for one in rejected.get(index, ())]
-        record = Record(
-            key=KEY.format(index),
-            labels=dict(zip(recipe.findings, values.tolist(), strict=True)),
-            view=entry.view,
-            age=entry.age,
-            sex=entry.sex,
-            prompt=entry.prompt,
-            synthetic=True,
-            provenance={
-                "negative_prompt": recipe.negative_prompt,
-                "seed": recipe.seed,
-                "guidance_scale": recipe.guidance_scale,
-                "guidance_interval": recipe.guidance_interval,
-                "num_inference_steps": recipe.num_inference_steps,
-                "scheduler": recipe.scheduler,
-                "checkpoint": recipe.checkpoint.model_dump() if recipe.checkpoint else None,
-                "quality": measured,
-                "synthaug_version": __version__,
-            },
-        )
-        yield record, images.encode(film, recipe.format), ending
+def compares(recipe: GenerateRecipe) -> bool:
+    """Whether films are compared with those of all earlier shards."""
+    return recipe.gates is not None and "duplicate" in recipe.gates.names
 
 
 def _judged_by(recipe: GenerateRecipe, judge: Judge | None) -> GenerateRecipe:
@@ -306,13 +208,3 @@ def _judged_by(recipe: GenerateRecipe, judge: Judge | None) -> GenerateRecipe:
         return recipe
     named = gates.model_copy(update={"judge": JudgeName(name=judge.name, sha256=judge.sha256)})
     return recipe.model_copy(update={"gates": named})
-
-
-def quality(film: np.ndarray) -> dict[str, float]:
-    """Grey levels of one film (H, W) uint8: mean, standard deviation, share of pixels at 0 or 255."""
-    saturated = np.mean((film == 0) | (film == 255))
-    return {
-        "mean": round(float(film.mean()), 3),
-        "std": round(float(film.std()), 3),
-        "saturated": round(float(saturated), 5),
-    }

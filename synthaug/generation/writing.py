@@ -1,8 +1,16 @@
-"""Encode and write one shard in a thread, while the next batch is being sampled."""
+"""Encode and write one shard in a thread, while the next batch is being sampled; several writers in one folder.
 
+Each shard is written in a folder of its writer and then moved: a worker that is taken for dead may still write, and must not
+touch the file of the one that took its place. Equal films give equal bytes, so the last move changes nothing.
+"""
+
+import os
 import queue
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -11,9 +19,31 @@ import numpy as np
 
 from synthaug.record import Record
 from synthaug.shards import ShardEntry, write_shard
+from synthaug.shards.files import fsync_folder
 
 Batch = tuple[range, np.ndarray]
 Samples = Callable[[range, np.ndarray], Iterator[tuple[Record, bytes, str]]]
+OWN = ".writer-"
+
+
+@contextmanager
+def own_folder(folder: Path) -> Iterator[Path]:
+    """A hidden folder for one writer inside `folder`; it goes with the block."""
+    with tempfile.TemporaryDirectory(prefix=OWN, dir=folder, ignore_cleanup_errors=True) as name:
+        yield Path(name)
+
+
+def publish(own: Path, folder: Path, entry: ShardEntry) -> None:
+    """Move a shard out of its writer's folder, the index first: a tar that can be seen has its index."""
+    for name in (entry.index_name, entry.name):
+        os.replace(own / name, folder / name)
+    fsync_folder(folder)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what writers that were killed have left."""
+    for path in folder.glob(OWN + "*"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 class ShardWriter:
