@@ -3,9 +3,9 @@
     python benchmarks/label_fidelity.py --real NIH [--part validation|test] [--count 200]
         [--detector embedded ...] [--model embedded] [--finding pleural_effusion] [--view PA] [--out label-fidelity]
 
-Draws the films (the same command resumes), scores them with detectors trained on real films, and prints the
-figures beside the detectors' own on real films of the part; `synthaug evaluate --controls` adds a certificate's controls. The default part is `validation`, on which the
-detector's threshold was chosen; `test` is opened once a release, and each opening is logged.
+Draws the films (the same command resumes), scores them with detectors trained on real films, and prints the figures beside the
+detectors' own on real films of the part; `synthaug evaluate --controls` adds a certificate's controls. The default part is
+`validation`, on which the detectors' thresholds were chosen; `test` is opened once a release, and each opening is logged.
 """
 
 import argparse
