@@ -16,7 +16,6 @@ peak is printed when --peak names the device's TFLOP/s.
 """
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -26,6 +25,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from comparison import Comparison, parser, show
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
@@ -185,35 +185,33 @@ def ours(
             begun = clock(how)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--model", default="embedded")
-    parser.add_argument("--sd15", action="store_true")
-    parser.add_argument("--batch-size", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=6)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--precision", choices=["float32", "bfloat16", HALF])
-    parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--processor-time", action="store_true")
-    parser.add_argument("--no-ema", dest="ema", action="store_false")
-    parser.add_argument(
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    given = parser(__doc__)
+    given.add_argument("--model", default="embedded")
+    given.add_argument("--sd15", action="store_true")
+    given.add_argument("--batch-size", type=int, default=4)
+    given.add_argument("--steps", type=int, default=6)
+    given.add_argument("--rounds", type=int, default=3)
+    given.add_argument("--device", default="auto")
+    given.add_argument("--precision", choices=["float32", "bfloat16", HALF])
+    given.add_argument("--compile", action="store_true")
+    given.add_argument("--processor-time", action="store_true")
+    given.add_argument("--no-ema", dest="ema", action="store_false")
+    given.add_argument(
         "--peak", type=float, help="TFLOP/s of the device, for the share of peak at SD 1.5 size"
     )
-    how = parser.parse_args()
+    return given.parse_args(argv)
+
+
+def compare(how: argparse.Namespace) -> list[Comparison]:
     rates: dict[str, list[float]] = {"plain": [], "ours": []}
     once = []
     for _ in range(how.rounds):
         for name, loop in (("plain", plain), ("ours", ours)):
             parts = sd15() if how.sd15 else loaded(how.model)
             channels, size = parts["vae"].config.in_channels, parts["size"]
-            grey = (
-                torch.rand((2 * how.batch_size, 1, size, size), generator=torch.Generator().manual_seed(0))
-                * 2
-                - 1
-            )
+            generator = torch.Generator().manual_seed(0)
+            grey = torch.rand((2 * how.batch_size, 1, size, size), generator=generator) * 2 - 1
             films = grey.expand(-1, channels, -1, -1).contiguous()
             texts = [
                 f"chest radiograph, {view} view: pleural effusion" for view in ("PA", "AP")
@@ -224,19 +222,16 @@ def main() -> None:
             rates[name].append(how.batch_size / statistics.median(times[1:]))
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-    medians = {name: statistics.median(values) for name, values in rates.items()}
-    found: dict[str, Any] = {
-        "films/s": {name: round(value, 3) for name, value in medians.items()},
-        "ranges": {name: [round(min(values), 3), round(max(values), 3)] for name, values in rates.items()},
-        "ratio": round(medians["ours"] / medians["plain"], 2),
-        "encode once, s a film": round(statistics.median(once), 4),
-        "batch": how.batch_size,
-        "steps timed a round": how.steps,
-    }
+    notes = {"encode once": f"{statistics.median(once):.3f} s a film"}
     if how.sd15 and how.peak:
-        found["share of peak"] = round(medians["ours"] * GFLOP_A_SAMPLE / 1e3 / how.peak, 3)
-    print(json.dumps(found, indent=1))
+        notes["share of peak"] = f"{statistics.median(rates['ours']) * GFLOP_A_SAMPLE / 1e3 / how.peak:.3f}"
+    setting = (
+        f"{'SD 1.5 size' if how.sd15 else how.model}, {how.device}, {how.precision or 'default precision'}, "
+        f"batch {how.batch_size}, {how.steps} steps a round"
+    )
+    fast, slow = tuple(rates["ours"]), tuple(rates["plain"])
+    return [Comparison("adapt", "train_text_to_image loop", "films/s", fast, slow, setting, notes)]
 
 
 if __name__ == "__main__":
-    main()
+    show(compare(arguments()))

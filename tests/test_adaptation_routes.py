@@ -18,7 +18,7 @@ from synthaug.datasets import RealRadiographs
 from synthaug.diffusion import load_checkpoint, sample
 
 CPU = Execution(device="cpu", precision="float32", save_every=4)
-DIFFUSION = [route for route in ROUTES if route not in ("from_scratch", "vae")]
+DIFFUSION = [route for route in ROUTES if route not in ("from_scratch", "vae", "distill")]
 PROMPT, SEED = ["chest radiograph: pleural effusion"], [(0, 0)]
 Start = Callable[..., Iterator[Progress]]
 

@@ -12,7 +12,7 @@ SNR still learns to change the brightness of a whole film. A prior (Ruiz et al. 
 is a set of films of what the base could draw before, mixed into each batch so that it is not forgotten.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from threading import Lock
 from typing import Any, NamedTuple
@@ -132,14 +132,8 @@ class DiffusionRoute:
         self.prior, self.prior_weight = torch.tensor(list(prior), dtype=torch.long), prior_weight
         self.of_prior = round(recipe.batch_size * prior_share) if len(prior) else 0
         drawn = set(range(len(records)) if train is None else train) - set(prior)
-        weights = [self._weight(record) if i in drawn else 0.0 for i, record in enumerate(records)]
-        self.weights = torch.tensor(weights, dtype=torch.double)
-
-    def _weight(self, record: Record) -> float:
-        factors = [
-            factor for finding, factor in self.recipe.balance.items() if record.labels.get(finding) == 1
-        ]
-        return max(factors, default=1.0)
+        self.weights = film_weights(records, recipe.balance)
+        self.weights[[i for i in range(len(records)) if i not in drawn]] = 0.0
 
     def batch(self, step: int, rank: int, world: int) -> NoisyBatch:
         """This process's share of the batch of `step`."""
@@ -233,6 +227,15 @@ class DiffusionRoute:
         ratio = (alpha / sigma).square()
         divisor = ratio if self.prediction == "epsilon" else ratio + 1
         return ratio.clamp(max=self.recipe.min_snr) / divisor.clamp(min=1e-8)
+
+
+def film_weights(records: Sequence[Record], balance: Mapping[str, float]) -> Tensor:
+    """How often each film is drawn, (N,) double: the largest factor of `balance` among its findings, else 1."""
+    factors = [
+        [factor for finding, factor in balance.items() if record.labels.get(finding) == 1]
+        for record in records
+    ]
+    return torch.tensor([max(own, default=1.0) for own in factors], dtype=torch.double)
 
 
 def text_length(tokenizer: PreTrainedTokenizerBase, module: nn.Module) -> int:

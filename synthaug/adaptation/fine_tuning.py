@@ -9,9 +9,9 @@ the base's scheduler decides noise schedule and prediction type.
 import hashlib
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from diffusers import DDPMScheduler
@@ -23,7 +23,7 @@ from synthaug.adaptation.captions import CaptionRecipe, own_texts
 from synthaug.adaptation.denoising import DiffusionRecipe, DiffusionRoute, TextToNoise, text_length
 from synthaug.adaptation.films import Films
 from synthaug.adaptation.latents import AugmentationRecipe
-from synthaug.adaptation.loop import StepRecord, Training
+from synthaug.adaptation.loop import Route, StepRecord, Training
 from synthaug.adaptation.masters import in_kind
 from synthaug.adaptation.prior import PriorRecipe, class_films
 from synthaug.adaptation.route import Job, Progress, RouteRecipe, Run, SamplingDefaults
@@ -55,6 +55,14 @@ class FineTuningRecipe(RouteRecipe):
     prior: PriorRecipe | None = None
     training: DiffusionRecipe
     sampling: SamplingDefaults | None = None
+
+
+class Validated(Route, Protocol):
+    """A route whose error on given films can be looked at, with noise, times and captions that never change."""
+
+    def fixed_batch(self, films: Sequence[int], /, seed: int = 0) -> Any: ...
+
+    def errors(self, module: Callable[..., Any], batch: Any, /) -> Tensor: ...
 
 
 class FineTuning(Run):
@@ -130,7 +138,8 @@ class FineTuning(Run):
         # Nobody knows what a foreign checkpoint can draw, so its successor claims only what it learnt.
         known = () if before.route == "foreign" else before.findings
         views = () if before.route == "foreign" else before.views
-        sampling = recipe.sampling or before
+        # What a recipe does not set stays the base's.
+        sampling = recipe.sampling.model_dump(exclude_unset=True) if recipe.sampling else {}
         return before.model_copy(
             update={
                 "findings": tuple(f for f in FINDINGS if f in {*known, *recipe.findings}),
@@ -139,9 +148,7 @@ class FineTuning(Run):
                 "template": recipe.captions.template,
                 "route": recipe.route,
                 "base": self.base_facts(),
-                "guidance_scale": sampling.guidance_scale,
-                "guidance_interval": sampling.guidance_interval,
-                "num_inference_steps": sampling.num_inference_steps,
+                **sampling,
                 "attribution": " ".join(filter(None, (recipe.attribution, before.attribution))),
             }
         )
@@ -224,7 +231,7 @@ class FineTuning(Run):
             "records": texts,
         }
 
-    def _train(self, training: Training, route: DiffusionRoute, out: list[int]) -> Iterator[Progress]:
+    def _train(self, training: Training, route: Validated, out: list[int]) -> Iterator[Progress]:
         execution, name = self.job.execution, self.recipe.route
         steps = min(self.recipe.training.steps, execution.max_steps or self.recipe.training.steps)
         for record in training.run(execution.save_every, until=steps):
@@ -238,7 +245,7 @@ class FineTuning(Run):
             yield Progress(name, steps, record)
 
     @torch.no_grad()
-    def _validate(self, route: DiffusionRoute, out: list[int]) -> float:
+    def _validate(self, route: Validated, out: list[int]) -> float:
         """Mean error on the held-out patients' films, with noise, times and captions that never change."""
         size = self.recipe.training.batch_size
         errors = [

@@ -190,6 +190,7 @@ def benchmark(
     from synthaug.datasets import open_radiographs
     from synthaug.diffusion.device import choose_device
     from synthaug.engines import open_engine
+    from synthaug.report.page import write_page
 
     wanted = _study_recipe(locals())
     films = None if real is None else _real_films(real)
@@ -221,7 +222,8 @@ def benchmark(
         for step in run_study(study, out, device, opened, threads):
             advance(step.done, step.total, step.note)
     results = conclude(study, out)
-    say(f"{results.protocol}\n\n{verdict(results)}\n\n{out / 'results.json'}: written")
+    page = write_page(out, results)
+    say(f"{results.protocol}\n\n{verdict(results)}\n\n{page}: written, beside results.json")
     if real is not None and wanted.judge == "test":
         terminal.note("the test part was opened: write that down, and choose nothing by these figures")
 

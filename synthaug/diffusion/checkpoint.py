@@ -1,6 +1,7 @@
 """Checkpoints: diffusers Stable-Diffusion folders plus `synthaug.json`, loaded and saved.
 
     FOLDER/model_index.json  synthaug.json  unet/  vae/  text_encoder/  tokenizer/  scheduler/
+    FOLDER/fast/             its few-step variant, if it has one: what the route `distill` made of it, adapter or checkpoint
 
 Weights are fp16 safetensors in shards of at most 15 MB. Latents' channels, scaling and shift are read from
 `vae.config`.

@@ -1,7 +1,7 @@
 """Where a checkpoint comes from: "embedded", a folder, or a hub id; each ends as a folder on this disk.
 
 A hub id is `owner/name`, or `owner/name@revision` for a branch, a tag or a commit. What a download will take is said before
-it starts.
+it starts. `/fast` after any of them is the few-step variant in it, `fast/`.
 """
 
 import re
@@ -14,11 +14,14 @@ from typing import Any
 
 import yaml
 
-from synthaug.diffusion.components import CLASSES, INDEX, STEMS
-from synthaug.errors import CheckpointError, DiskFullError
+from synthaug.diffusion.card import CARD
+from synthaug.diffusion.components import CLASSES, INDEX, STEMS, read_json
+from synthaug.errors import CheckpointError, DiskFullError, UnknownNameError
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?")
 README = "README.md"
+FAST = "fast"
+QUALITIES = ("best", FAST)
 
 
 def locate(model: str | Path) -> tuple[Path, str]:
@@ -37,12 +40,40 @@ def locate(model: str | Path) -> tuple[Path, str]:
         return folder, "embedded"
     folder = Path(model).expanduser()
     if folder.is_dir():
-        return folder, folder.resolve().name
+        around, name = folder.resolve().parent, folder.resolve().name
+        inside = name == FAST and (around / INDEX).exists()
+        return folder, f"{around.name}/{FAST}" if inside else name
+    whole, slash, last = str(model).rpartition("/")
+    if slash and last == FAST and (whole == "embedded" or HUB_ID.fullmatch(whole)):
+        folder, name = locate(whole)
+        return folder / FAST, f"{name}/{FAST}"
     if isinstance(model, str) and HUB_ID.fullmatch(model):
         return download(model), model
     raise CheckpointError(
         f"--model {model}: no such folder; expected 'embedded', a checkpoint folder or a hub id (owner/name, "
         "owner/name@revision); `synthaug models` lists what is here"
+    )
+
+
+def of_quality(model: str | Path, quality: str) -> str | Path:
+    """The checkpoint itself for "best"; its few-step variant for "fast", or itself where it is a few-step one.
+
+    Raises:
+        CheckpointError: it has no such variant.
+        UnknownNameError: no such quality.
+    """
+    if quality not in QUALITIES:
+        raise UnknownNameError("quality", quality, QUALITIES)
+    if quality == "best":
+        return model
+    folder, name = locate(model)
+    if (folder / FAST / CARD).exists():
+        return f"{model}/{FAST}"
+    if (folder / CARD).exists() and read_json(folder / CARD).get("route") == "distill":
+        return model
+    raise CheckpointError(
+        f"--quality fast: checkpoint {name} has no few-step variant (no {FAST}/{CARD} in it); leave the flag out, or "
+        f"make one: `synthaug adapt --recipe distill --model {name} --data FILMS --out STUDENT`, then --model STUDENT"
     )
 
 
@@ -85,6 +116,7 @@ def download(model: str) -> Path:
         for component in STEMS
         for name in ("config.json", "*.safetensors", "*.index.json")
     ]
+    wanted += ["fast/*.json", "fast/*.safetensors"]
     unwanted = ["*.fp16.*", "*non_ema*", "*.flax*"]
     folder = _fetch("--model", model, wanted, unwanted, "text_encoder")
     if not (folder / INDEX).exists():

@@ -93,6 +93,7 @@ class Artist:
             recipe.num_inference_steps,
             recipe.scheduler,
             recipe.image_size,
+            recipe.feature_interval,
         )
 
     def draw(self, places: Sequence[int], noise: Sequence[int]) -> np.ndarray:
@@ -114,6 +115,7 @@ class Artist:
                 num_inference_steps=settings.num_inference_steps,
                 scheduler=settings.scheduler,
                 image_size=settings.image_size,
+                feature_interval=settings.feature_interval,
             )
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
@@ -298,6 +300,7 @@ def _samples(
                 "guidance_interval": recipe.guidance_interval,
                 "num_inference_steps": recipe.num_inference_steps,
                 "scheduler": recipe.scheduler,
+                **({"feature_interval": recipe.feature_interval} if recipe.feature_interval else {}),
                 "checkpoint": recipe.checkpoint.model_dump() if recipe.checkpoint else None,
                 "quality": measured,
                 "synthaug_version": __version__,

@@ -1,6 +1,7 @@
 """The output folder: whose it is, whether it is finished, and the files that finish it."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -55,6 +56,7 @@ def finish(
             "num_inference_steps": recipe.num_inference_steps,
             "guidance_scale": recipe.guidance_scale,
             "guidance_interval": recipe.guidance_interval,
+            **({"feature_interval": recipe.feature_interval} if recipe.feature_interval else {}),
             "negative_prompt": recipe.negative_prompt,
         },
         **({"quality": gated, "limits": gate_limits(recipe)} if gated else {}),
@@ -78,10 +80,10 @@ def _gated(recipe: GenerateRecipe, folder: str | Path, entries: list[ShardEntry]
     """Write the log of rejected candidates, read from the records, and return the rates; None without gates."""
     if recipe.gates is None:
         return None
-    rejected, lines = [], []
+    rejected, lines = Counter[str](), []
     for record, _ in _samples(folder, entries):
         for one in of_record(record):
-            rejected.append(one)
+            rejected[one.gate] += 1
             lines.append(json.dumps({"key": record.key, **one.to_json()}) + "\n")
     open_storage(folder).write(REJECTED, "".join(lines).encode())
     return rates(recipe.gates, recipe.count, rejected)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from synthaug.diffusion import Checkpoint, load_checkpoint
 from synthaug.diffusion.device import choose_device
+from synthaug.diffusion.sources import of_quality
 from synthaug.engines import Done, open_engine
 from synthaug.errors import UserError
 from synthaug.generation.drawing import Artist, Drawing, ShardTask
@@ -38,6 +39,7 @@ def generate(
     count: int | None = None,
     out: str | Path | None = None,
     model: str | Path = "embedded",
+    quality: str = "best",
     seed: int | None = None,
     shard_size: int | None = None,
     num_inference_steps: int | None = None,
@@ -69,6 +71,7 @@ def generate(
         out: folder, or the URL of one in an object store; `./<label>-<first 8 of the recipe's digest>` when None.
             A begun one is resumed.
         model: "embedded", a checkpoint folder or a hub id.
+        quality: "best", the checkpoint's own settings, or "fast", its few-step variant.
         seed: with a film's index, all that its noise depends on; 0 when None.
         shard_size: films a shard; 1000 when None.
         num_inference_steps, guidance_scale, negative_prompt, image_size: None takes the checkpoint's.
@@ -123,6 +126,7 @@ def generate(
             )
         planned = recipe if isinstance(recipe, GenerateRecipe) else GenerateRecipe.load(recipe)
         intent = planned.with_overrides(settings)
+    model = of_quality(model, quality)
     with open_engine(engine, address, workers, lambda: choose_device("auto").type) as opened:
         checkpoint = load_checkpoint(model, opened.own_device(device))
         resolved = _judged_by(intent.resolved(checkpoint), judge)

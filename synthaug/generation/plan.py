@@ -53,7 +53,7 @@ class CheckpointName(BaseModel):
 
 
 class GenerateRecipe(Recipe):
-    """What to draw. None takes the checkpoint's value when the recipe is resolved."""
+    """What to draw. None takes the checkpoint's value when the recipe is resolved; no `feature_interval` is 1."""
 
     plan: tuple[PlanEntry, ...] = Field(min_length=1)
     seed: int = Field(default=0, ge=0)
@@ -64,6 +64,7 @@ class GenerateRecipe(Recipe):
     guidance_scale: float | None = None
     guidance_interval: tuple[float, float] | None = None
     scheduler: str | None = None
+    feature_interval: int | None = None
     negative_prompt: str | None = None
     checkpoint: CheckpointName | None = None
     gates: GateRecipe | None = None
@@ -118,6 +119,7 @@ class GenerateRecipe(Recipe):
             self.num_inference_steps,
             self.scheduler,
             self.image_size,
+            self.feature_interval,
         )
         away = checkpoint.card.negative_prompt if self.negative_prompt is None else self.negative_prompt
         return self.model_copy(
