@@ -1,10 +1,12 @@
 """How a run grows: the sampler is replaced by noise, all else is real. Time, memory, manifest, verify, open, resume by count.
 
-    python benchmarks/growth.py --model CHECKPOINT [--counts 10 1000 100000 1000000] [--image-size 256] [--figure growth.png]
+    python benchmarks/growth.py --model CHECKPOINT [--counts 10 1000 100000 1000000] [--image-size 256] [--link] [--figure PNG]
 
 Films are noise of a real film's grain (incompressible: as large as a PNG gets), made from one drawn block; the encoding of
 each is replaced by one of the block's, encoded once, unless `--encode`: what is measured is the driver and the shards, not
 zlib. `--image-size 32` makes a million records fit on a small disk (1.8 KB each in place of 66 KB), and is said in the output.
+`--link` draws the first shard only and makes the others hard links of it: what is left is the driver, at a million records in
+seconds; what reads every byte (`verify`, a resume after a kill) is left out then.
 Every stage runs in a process of its own, whose peak memory is the kernel's figure (ru_maxrss), imports included; `idle` is
 that of a process which only loads the checkpoint. Slopes are those of log time over log count between the last two counts
 and over all from 1000 on; a straight line through the origin has slope 1.
@@ -19,6 +21,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +54,7 @@ def idle(model: str) -> None:
     load_checkpoint(model, "cpu")
 
 
-def generate(model: str, out: Path, count: int, size: int, encode: bool) -> dict[str, float]:
+def generate(model: str, out: Path, count: int, size: int, encode: bool, link: bool) -> dict[str, float]:
     """A whole run; the seconds are those after the checkpoint is loaded."""
     from synthaug import images
     from synthaug.diffusion import load_checkpoint
@@ -64,6 +67,8 @@ def generate(model: str, out: Path, count: int, size: int, encode: bool) -> dict
     drawing.sample = lambda _, prompts, *__, **___: block[: len(prompts)]
     if not encode:
         drawing.images.encode = lambda *_: encoded[next(number) % 8]
+    if link:
+        drawing.Drawing._write = linked(drawing.Drawing._write)
     checkpoint = load_checkpoint(model, "cpu")
     recipe = make_recipe("pleural_effusion", count, None, None, None, None, image_size=size).resolved(
         checkpoint
@@ -71,6 +76,24 @@ def generate(model: str, out: Path, count: int, size: int, encode: bool) -> dict
     start = time.perf_counter()
     run(recipe, checkpoint, out, 8)
     return {"seconds": time.perf_counter() - start}
+
+
+def linked(write: Any) -> Any:
+    """`Drawing._write`, but for shards as large as the first: hard links of it."""
+    first: list[Any] = []
+
+    def link(job: Any, artist: Any, task: Any, places: range) -> Any:
+        if not first or first[0].count != len(places):
+            entry = yield from write(job, artist, task, places)
+            first[:] = first or [entry]
+            return entry
+        entry = replace(first[0], name=f"shard-{task.number:06d}.tar")
+        for old, new in ((first[0].name, entry.name), (first[0].index_name, entry.index_name)):
+            os.link(job.folder / old, job.folder / new)
+        yield from range(8, len(places) + 1, 8)
+        return entry
+
+    return link
 
 
 def resume(model: str, out: Path) -> dict[str, float]:
@@ -126,7 +149,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
 
     counts = [row["count"] for row in rows]
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
-    for stage in STAGES:
+    for stage in (stage for stage in STAGES if stage in rows[0]):
         left.loglog(counts, [row[stage]["seconds"] for row in rows], "o-", label=stage)
         right.semilogx(counts, [row[stage]["megabytes"] for row in rows], "o-", label=stage)
     left.set(xlabel="records", ylabel="seconds")
@@ -135,7 +158,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-STAGES = ("generate", "unfinished", "resume", "verify", "open")
+STAGES = ("generate", "unfinished", "verify", "resume", "open")
 
 
 def main() -> None:
@@ -145,6 +168,7 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--counts", type=int, nargs="+", default=[10, 1000, 100_000, 1_000_000])
     parser.add_argument("--image-size", type=int, default=256)
+    parser.add_argument("--link", action="store_true")
     parser.add_argument("--encode", action="store_true")
     parser.add_argument("--folder", type=Path, help="where the runs are written and removed again")
     parser.add_argument("--figure", type=Path)
@@ -155,10 +179,11 @@ def main() -> None:
     )
     base = measured(idle, options.model)
     print(
-        f"{options.image_size} px, one thread, CPUs {sorted(os.sched_getaffinity(0))}; idle {base['megabytes']:.0f} MB"
+        f"{options.image_size} px{', linked shards' * options.link}; a process that loads the checkpoint: "
+        f"{base['megabytes']:.0f} MB"
     )
     print(
-        "| records | generate | a record | driver peak | folder | manifest | kept after a kill | resume | verify | open |"
+        "| records | generate | a record | driver peak | folder | manifest | kept after a kill | verify | resume | open |"
     )
     print("|---|---|---|---|---|---|---|---|---|---|")
     rows: list[dict[str, Any]] = []
@@ -167,11 +192,14 @@ def main() -> None:
             out = Path(name) / str(count)
             row: dict[str, Any] = {"count": count}
             row["generate"] = measured(
-                generate, options.model, out, count, options.image_size, options.encode
+                generate, options.model, out, count, options.image_size, options.encode, options.link
             )
-            row["unfinished"] = measured(unfinished, options.model, out)
-            row["resume"] = measured(resume, options.model, out)
-            row["verify"], row["open"] = measured(verify, out), measured(opened, out)
+            if not options.link:
+                row["unfinished"], row["verify"] = (
+                    measured(unfinished, options.model, out),
+                    measured(verify, out),
+                )
+            row["resume"], row["open"] = measured(resume, options.model, out), measured(opened, out)
             row["manifest"] = (out / "manifest.json").stat().st_size
             row["bytes"] = sum(path.stat().st_size for path in out.iterdir())
             rows.append(row)
@@ -190,7 +218,7 @@ def main() -> None:
                 options.json.write_text(json.dumps(rows))
     many = [row for row in rows if row["count"] >= 1000]
     for stage in STAGES:
-        if len(many) > 1:
+        if len(many) > 1 and stage in many[0]:
             found = [
                 slope([r["count"] for r in part], [r[stage]["seconds"] for r in part])
                 for part in (many, many[-2:])

@@ -24,7 +24,8 @@ from typing import Any
 os.environ |= {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_raylet_start_wait_time_s": "180",
+    "RAY_raylet_start_wait_time_s": "300",
+    "RAY_agent_register_timeout_ms": "300000",
 }
 
 import torch
@@ -107,7 +108,7 @@ def main() -> int:
     parser.add_argument("--drivers", type=int, default=4)
     parser.add_argument("--count", type=int, default=24)
     parser.add_argument("--shard-size", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--steps", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     from ray.cluster_utils import Cluster

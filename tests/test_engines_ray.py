@@ -29,7 +29,8 @@ from synthaug.shards import verify
 os.environ |= {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_raylet_start_wait_time_s": "180",
+    "RAY_raylet_start_wait_time_s": "300",
+    "RAY_agent_register_timeout_ms": "300000",
 }
 ray = pytest.importorskip("ray", reason="pip install 'synthaug[ray]'")
 

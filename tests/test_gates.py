@@ -265,9 +265,7 @@ def test_another_judge_or_other_gates_are_another_run(gated: Path, tiny_checkpoi
 
 
 def test_rates_count_every_gate_asked_for() -> None:
-    found = rates(
-        GateRecipe(names=("blank", "label")), 6, [Rejection(0, "label", -0.1), Rejection(9, "label", -0.3)]
-    )
+    found = rates(GateRecipe(names=("blank", "label")), 6, {"label": 2})
     assert found["rejected"] == {"blank": 0, "label": 2} and found["acceptance"] == 0.75
 
 

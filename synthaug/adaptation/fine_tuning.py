@@ -138,7 +138,8 @@ class FineTuning(Run):
         # Nobody knows what a foreign checkpoint can draw, so its successor claims only what it learnt.
         known = () if before.route == "foreign" else before.findings
         views = () if before.route == "foreign" else before.views
-        sampling = recipe.sampling or before
+        # What a recipe does not set stays the base's.
+        sampling = recipe.sampling.model_dump(exclude_unset=True) if recipe.sampling else {}
         return before.model_copy(
             update={
                 "findings": tuple(f for f in FINDINGS if f in {*known, *recipe.findings}),
@@ -147,9 +148,7 @@ class FineTuning(Run):
                 "template": recipe.captions.template,
                 "route": recipe.route,
                 "base": self.base_facts(),
-                "guidance_scale": sampling.guidance_scale,
-                "guidance_interval": sampling.guidance_interval,
-                "num_inference_steps": sampling.num_inference_steps,
+                **sampling,
                 "attribution": " ".join(filter(None, (recipe.attribution, before.attribution))),
             }
         )

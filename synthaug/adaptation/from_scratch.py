@@ -168,9 +168,7 @@ class FromScratch(Run):
             image_size=recipe.image_size,
             template=recipe.captions.template,
             route=recipe.route,
-            guidance_scale=recipe.sampling.guidance_scale,
-            guidance_interval=recipe.sampling.guidance_interval,
-            num_inference_steps=recipe.sampling.num_inference_steps,
+            **dict(recipe.sampling),
             attribution=recipe.attribution,
         )
 

@@ -1,7 +1,7 @@
 """What is kept in float32 of a network in training: master weights, their moments and their moving average.
 
 Under autocast the network itself is float32 and each weight is cast at each use. Halved, it holds bfloat16 copies of all of
-its weights: no casts, half the memory traffic. Gradients are then added up in float32, the optimizer moves the
+its weights and is not cast. Gradients are then added up in float32, the optimizer moves the
 masters, and the copies follow (Micikevicius et al. 2018, arXiv:1710.03740).
 """
 

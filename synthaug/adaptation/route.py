@@ -21,7 +21,8 @@ from synthaug.datasets.base import Radiographs
 from synthaug.diffusion.card import Base
 from synthaug.diffusion.checkpoint import Checkpoint
 from synthaug.diffusion.device import choose_device, choose_dtype, dtype_name
-from synthaug.errors import UserError
+from synthaug.diffusion.schedule import SCHEDULERS
+from synthaug.errors import UnknownNameError, UserError
 from synthaug.findings import canonical
 from synthaug.recipes import Recipe
 
@@ -30,11 +31,20 @@ PRECISIONS = {"float32": "no", "bfloat16": "bf16", HALF: "bf16"}
 
 
 class SamplingDefaults(Recipe):
-    """What `generate` does when it is not told otherwise; written into the checkpoint's card."""
+    """What `generate` does when it is not told otherwise; written into the checkpoint's card (see `CheckpointCard`)."""
 
     guidance_scale: float = Field(default=3.0, ge=1)
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     num_inference_steps: int = Field(default=20, gt=0)
+    scheduler: str = "dpmsolver++"
+    negative_prompt: str = ""
+
+    @field_validator("scheduler")
+    @classmethod
+    def _a_scheduler(cls, name: str) -> str:
+        if name not in SCHEDULERS:
+            raise UnknownNameError("scheduler", name, SCHEDULERS)
+        return name
 
 
 class RouteRecipe(Recipe):

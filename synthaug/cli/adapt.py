@@ -14,7 +14,7 @@ def adapt(
     recipe: flags.Recipe | None = None,
     model: str | None = None,
     revision: str | None = None,
-    data: Annotated[list[Path] | None, flags.Many] = None,
+    data: Annotated[list[str] | None, flags.Many] = None,
     out: Path | None = None,
     split: flags.Split = None,
     splits_file: flags.SplitsFile = "nih-sample",
@@ -47,7 +47,7 @@ def adapt(
     revision
         Branch, tag or commit of the hub id.
     data
-        Folders of real films.
+        Folders of real films, or URLs of folders of shards.
     out
         Folder of the result; the training state is kept in OUT/training. With --compare, a PNG of the losses.
     captions
@@ -72,7 +72,7 @@ def adapt(
         tensorboard or wandb.
     precision
         By default bfloat16 where the hardware multiplies it; master weights are float32 in any case. With bfloat16-weights
-        the networks hold bfloat16 copies of them: faster on a CPU, less memory.
+        the networks hold bfloat16 copies of them in place of casting at each use: a little faster with --compile.
     optimizer
         adamw8bit keeps the moments in 8 bits (needs bitsandbytes).
     micro_batch

@@ -22,7 +22,7 @@ def train(
     finding: flags.Findings = None,
     split: flags.Split = None,
     splits_file: flags.SplitsFile = "nih-sample",
-    validation: Path | None = None,
+    validation: str | None = None,
     validation_split: str | None = None,
     device: flags.Device = "auto",
     overrides: flags.Overrides = None,
@@ -66,7 +66,7 @@ def train(
 
 def predict(
     *,
-    data: Annotated[Path, Parameter(help="Folder of films, real or synthetic.")],
+    data: Annotated[str, Parameter(help="Folder of films, real or synthetic, or URL of shards.")],
     detector: flags.DetectorSource = "embedded",
     out: Path | None = None,
     device: flags.Device = "auto",

@@ -15,7 +15,7 @@ def generate(
     *,
     label: flags.Label = None,
     count: flags.Count | None = None,
-    out: Path | None = None,
+    out: str | None = None,
     model: flags.Model = "embedded",
     quality: Literal["fast", "best"] = "best",
     seed: flags.Seed | None = None,
@@ -45,7 +45,7 @@ def generate(
     Parameters
     ----------
     out
-        Output folder; by default ./<label>-<first 8 of the recipe's digest>.
+        Output folder, or its URL in an object store (docs/storage.md); by default ./<label>-<first 8 of the recipe's digest>.
     quality
         fast: the checkpoint's few-step variant, where it has one; best: its own settings.
     gate

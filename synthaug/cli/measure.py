@@ -14,15 +14,15 @@ from synthaug.errors import UserError
 
 def evaluate(
     *,
-    synthetic: Annotated[list[Path], flags.Many],
+    synthetic: Annotated[list[str], flags.Many],
     out: flags.Report,
     real: flags.Real = None,
-    generator_data: Annotated[list[Path] | None, flags.Many] = None,
+    generator_data: Annotated[list[str] | None, flags.Many] = None,
     detector: Annotated[list[str] | None, flags.Many] = None,
     finding: flags.Findings = None,
     split: str = "validation",
     extractor: Annotated[list[str] | None, flags.Many] = None,
-    empty_prompt: Path | None = None,
+    empty_prompt: str | None = None,
     text_model: Path | None = None,
     model: str | None = None,
     controls: int | None = None,
@@ -39,7 +39,7 @@ def evaluate(
     Parameters
     ----------
     synthetic
-        Folders of synthetic films, read as one: present and absent films may lie apart.
+        Folders of synthetic films, or URLs, read as one: present and absent films may lie apart.
     generator_data
         Folders of the films that the generator was trained on; of films that the split names, its part "generator".
     detector
@@ -77,14 +77,14 @@ def evaluate(
     from synthaug.report.page import write_page
 
     given: dict[str, Any] = {
-        "--synthetic": [folder.name for folder in synthetic],
-        "--real": real and real.name,
-        "--generator-data": [folder.name for folder in generator_data or []],
+        "--synthetic": [Path(folder).name for folder in synthetic],
+        "--real": real and Path(real).name,
+        "--generator-data": [Path(folder).name for folder in generator_data or []],
         "--detector": [Path(name).name for name in detector or []],
         "--finding": finding,
         "--split": split,
         "--extractor": [Path(name).name for name in extractor or []],
-        "--empty-prompt": empty_prompt and empty_prompt.name,
+        "--empty-prompt": empty_prompt and Path(empty_prompt).name,
         "--text-model": text_model and text_model.name,
         "--model": model and Path(model).name,
         "--controls": controls,
@@ -126,7 +126,7 @@ def benchmark(
     count: int | None = None,
     adapt: str | None = None,
     adapt_set: Annotated[list[str] | None, flags.Many] = None,
-    generator_data: Path | None = None,
+    generator_data: str | None = None,
     finding: str | None = None,
     claim: Literal["transfer", "closed"] | None = None,
     judge: Literal["test", "validation"] | None = None,
@@ -190,6 +190,7 @@ def benchmark(
     from synthaug.datasets import open_radiographs
     from synthaug.diffusion.device import choose_device
     from synthaug.engines import open_engine
+    from synthaug.report.page import write_page
 
     wanted = _study_recipe(locals())
     films = None if real is None else _real_films(real)
@@ -221,7 +222,8 @@ def benchmark(
         for step in run_study(study, out, device, opened, threads):
             advance(step.done, step.total, step.note)
     results = conclude(study, out)
-    say(f"{results.protocol}\n\n{verdict(results)}\n\n{out / 'results.json'}: written")
+    page = write_page(out, results)
+    say(f"{results.protocol}\n\n{verdict(results)}\n\n{page}: written, beside results.json")
     if real is not None and wanted.judge == "test":
         terminal.note("the test part was opened: write that down, and choose nothing by these figures")
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def plan(
     *,
-    real: Path,
+    real: str,
     study: Path | None = None,
     finding: flags.Findings = None,
     model: flags.Model = "embedded",
@@ -27,7 +27,7 @@ def plan(
     Parameters
     ----------
     real
-        Folder of real films.
+        Folder of real films, or URL of a folder of shards.
     study
         Output of `synthaug benchmark`: its learning curve says how many films; without it, a rule of thumb.
     films_per_second

@@ -82,9 +82,8 @@ def _two_parts(data: Any, validation: Any, recipe: TrainRecipe) -> tuple[Films, 
             raise DataError(
                 f"{len(shared)} patients are in both the training and the validation films; split by patient"
             )
-    if recipe.findings is None:
-        films, held_out = _teachable(films, held_out)
-    return films, held_out
+    taught, chosen_by = _teachable(films, held_out)
+    return (taught, chosen_by) if recipe.findings is None else (films, held_out)
 
 
 def _teachable(films: Films, held_out: Films) -> tuple[Films, Films]:

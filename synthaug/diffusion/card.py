@@ -33,7 +33,8 @@ class CheckpointCard(BaseModel):
         route: how it was made: "from_scratch", "unet", "lora", ...; "foreign" without a card.
         base: what it was adapted from, if anything.
         negative_prompt: default of sampling; its optional parts (`synthaug.prompts.negative`) take a film's own values.
-        guidance_scale, num_inference_steps, scheduler: defaults of sampling.
+        guidance_scale, num_inference_steps: defaults of sampling.
+        scheduler: of `synthaug.diffusion.schedule.SCHEDULERS`, likewise.
         guidance_interval: steps with guidance, as [from, to) in fractions of the steps; 0 is the noisy end.
         attribution: whose data and weights went in, with licences.
         license: of the weights, as the hub writes it ("apache-2.0", "creativeml-openrail-m"); "" where nobody said.

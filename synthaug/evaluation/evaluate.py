@@ -115,13 +115,14 @@ def evaluate(
     for source in sources:
         say(f"resemblance, {source.name}")
         metrics += _resemblance(source, drawn, unseen, ["no_finding", *wanted], options)
-    for scale in options.guidance_scales if options.controls else ():
-        say(f"guidance {scale:g}")
-        again = Together(_drawn_again(drawn, options, out, scale))
-        real_films = None
+    if options.controls:
+        beside = None
         if unseen is not None:
-            real_films = features(sources[0], unseen, options.cache), list(noise_clusters(unseen))
-        metrics += guidance_metrics(scale, again, read, wanted, sources[0], real_films, options.cache)
+            beside = features(sources[0], unseen, options.cache), list(noise_clusters(unseen))
+        for scale in options.guidance_scales:
+            say(f"guidance {scale:g}")
+            again = Together(_drawn_again(drawn, options, out, scale))
+            metrics += guidance_metrics(scale, again, read, wanted, sources[0], beside, options.cache)
     say("sharpness")
     metrics += _spectrum(drawn, unseen, options.spectrum_films)
     say("diversity")

@@ -34,7 +34,7 @@ from synthaug.generation.gates import Judge, Rejection
 from synthaug.generation.plan import KEY, GenerateRecipe
 from synthaug.generation.writing import ShardWriter, own_folder, publish
 from synthaug.record import Record
-from synthaug.shards import ShardEntry, existing_shard
+from synthaug.shards import ShardEntry, existing_shard, open_storage
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ class Drawing:
 
     artist: Artist
     execution: Execution
-    folder: Path
+    folder: str | Path
     versions: Mapping[str, str]
     judge: Judge | None = None
 
@@ -232,9 +232,9 @@ class Drawing:
         ]
         if differing:
             raise ClusterError(f"{', '.join(differing)}; install the same versions on every node")
-        if not (self.folder / RECIPE).is_file():
+        if not open_storage(self.folder).exists(RECIPE):
             raise OutputFolderError(
-                f"{self.folder}: not seen here; --out must be a folder that all workers share"
+                f"{self.folder}: not seen here; --out must be a folder that all workers share, or the URL of a store"
             )
         ready: list[Artist] = []
 

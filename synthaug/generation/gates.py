@@ -206,13 +206,16 @@ def of_record(record: Record) -> list[Rejection]:
     return [Rejection(one["index"], one["gate"], one["value"]) for one in quality.get("rejected", ())]
 
 
-def rates(recipe: GateRecipe, accepted: int, rejected: Sequence[Rejection]) -> dict[str, Any]:
+def rates(recipe: GateRecipe, accepted: int, rejected: Mapping[str, int]) -> dict[str, Any]:
     """What the manifest and the card say of a gated run: gates, limits, candidates, rejections by gate, share accepted."""
-    candidates = accepted + len(rejected)
+    candidates = accepted + sum(rejected.values())
     return {
         **recipe.model_dump(mode="json"),
         "candidates": candidates,
         "accepted": accepted,
-        "rejected": {**dict.fromkeys(recipe.names, 0), **tally(rejected)},
+        "rejected": {
+            **dict.fromkeys(recipe.names, 0),
+            **{gate: rejected[gate] for gate in GATES if gate in rejected},
+        },
         "acceptance": round(accepted / candidates, 4),
     }
