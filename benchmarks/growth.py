@@ -208,6 +208,8 @@ def main() -> None:
                 f"| {row['generate']['megabytes']:.0f} MB | {row['bytes'] / 1e6:.1f} MB | {row['manifest'] / 1e3:.1f} kB "
                 + " ".join(
                     f"| {row[stage]['seconds']:.2f} s, {row[stage]['megabytes']:.0f} MB"
+                    if stage in row
+                    else "| -"
                     for stage in STAGES[1:]
                 )
                 + " |",

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -102,7 +102,7 @@ def gate_limits(recipe: GenerateRecipe) -> list[str]:
     return said
 
 
-def encoded(folder: Path, entries: list[ShardEntry]) -> Iterator[bytes]:
+def encoded(folder: Path, entries: Sequence[ShardEntry]) -> Iterator[bytes]:
     """The images of the shards as they are stored; there is no manifest yet to read them by."""
     for entry in entries:
         with (folder / entry.name).open("rb") as file:
