@@ -1,20 +1,21 @@
 """Films a second of `adapt` beside the loop of diffusers' `train_text_to_image.py`, at equal batch and precision.
 
     python benchmarks/adapt_vs_diffusers.py [--model embedded | --sd15] [--batch-size 4] [--steps 6] [--rounds 3]
-        [--device cpu|cuda] [--precision float32|bfloat16] [--compile] [--no-ema]
+        [--device cpu|cuda] [--precision float32|bfloat16|bfloat16-weights] [--compile] [--no-ema]
 
 Both train the whole U-Net with AdamW, clipping, and a moving average, on noise as films. The plain loop is that of the
 script, step for step: encode the pixels, draw noise, encode the text, predict, step, average. Ours reads latents and text
 embeddings that were computed once; that is most of the difference, and it is counted apart as "encode once". `--sd15`
 builds Stable Diffusion 1.5's U-Net, autoencoder and text encoder at true size with random weights (512 px); nothing is
-downloaded. Rounds alternate; the first step of a round is not timed.
+downloaded. Rounds alternate; the first step of a round is not timed. With bfloat16-weights, ours holds bfloat16 copies of its
+float32 masters and the plain loop stays with autocast, as the script does. --processor-time counts this process's time in
+place of the clock's, for a machine that others share.
 
 At SD 1.5 size a training sample costs about 2,407 GFLOP (forward and backward of the U-Net at 64 x 64), from which the share of
 peak is printed when --peak names the device's TFLOP/s.
 """
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -24,6 +25,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from comparison import Comparison, parser, show
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
@@ -34,13 +36,18 @@ from synthaug.adaptation.captions import CaptionRecipe
 from synthaug.adaptation.denoising import DiffusionRecipe, DiffusionRoute, TextToNoise
 from synthaug.adaptation.latents import AugmentationRecipe
 from synthaug.adaptation.loop import Training
-from synthaug.adaptation.route import Execution
+from synthaug.adaptation.route import HALF, Execution
 from synthaug.adaptation.small_text_encoder import train_tokenizer
 from synthaug.diffusion import load_checkpoint
 from synthaug.prompts import words
 from synthaug.record import Record
 
 GFLOP_A_SAMPLE = 2407.0
+
+
+def clock(how: argparse.Namespace) -> float:
+    """Seconds, of the clock or of this process's processors."""
+    return time.process_time() if how.processor_time else time.perf_counter()
 
 
 def sd15() -> dict[str, Any]:
@@ -85,7 +92,8 @@ def plain(
     parts: dict[str, Any], films: torch.Tensor, texts: list[str], how: argparse.Namespace
 ) -> Iterator[float]:
     """diffusers' loop; yields the seconds of each step."""
-    accelerator = Execution(device=how.device, precision=how.precision).accelerator()
+    precision = "bfloat16" if how.precision == HALF else how.precision
+    accelerator = Execution(device=how.device, precision=precision).accelerator()
     unet, vae, text, scheduler = (parts[name] for name in ("unet", "vae", "text", "scheduler"))
     unet.requires_grad_(True).train()
     optimizer = torch.optim.AdamW(unet.parameters(), lr=1e-5)
@@ -103,7 +111,7 @@ def plain(
         average.to(accelerator.device)
     tokenizer = parts["tokenizer"]
     for step in range(how.steps + 1):
-        begun = time.perf_counter()
+        begun = clock(how)
         chosen = [(step * how.batch_size + i) % len(films) for i in range(how.batch_size)]
         pixels = films[chosen].to(accelerator.device, weights)
         ids = tokenizer(
@@ -130,7 +138,7 @@ def plain(
         if average:
             average.step(unet.parameters())
         loss.item()
-        yield time.perf_counter() - begun
+        yield clock(how) - begun
 
 
 def ours(
@@ -151,7 +159,7 @@ def ours(
         return (vae.encode(wide).latent_dist.mean * vae.config.scaling_factor).cpu()
 
     with tempfile.TemporaryDirectory() as folder:
-        begun = time.perf_counter()
+        begun = clock(how)
         cached = latents.cache(
             Path(folder),
             grey,
@@ -161,49 +169,49 @@ def ours(
             AugmentationRecipe(copies=1),
             how.batch_size,
         )
-        yield time.perf_counter() - begun
+        yield clock(how) - begun
         module = TextToNoise(unet, text.requires_grad_(False), how.compile).to(accelerator.device)
         recipe = DiffusionRecipe(steps=how.steps + 1, batch_size=how.batch_size, learning_rate=1e-5)
         captions = CaptionRecipe(dropout=0.0)
         route = DiffusionRoute(
             module, parts["tokenizer"], parts["scheduler"], cached, records, recipe, captions
         )
-        training = Training(route, recipe, Path(folder) / "state", {}, accelerator)
+        half = how.precision == HALF
+        training = Training(route, recipe, Path(folder) / "state", {}, accelerator, half=half)
         training.save = lambda: None  # type: ignore[method-assign]  # the plain loop saves nothing either
-        begun = time.perf_counter()
+        begun = clock(how)
         for _ in training.run():
-            yield time.perf_counter() - begun
-            begun = time.perf_counter()
+            yield clock(how) - begun
+            begun = clock(how)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--model", default="embedded")
-    parser.add_argument("--sd15", action="store_true")
-    parser.add_argument("--batch-size", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=6)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--precision", choices=["float32", "bfloat16"])
-    parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--no-ema", dest="ema", action="store_false")
-    parser.add_argument(
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    given = parser(__doc__)
+    given.add_argument("--model", default="embedded")
+    given.add_argument("--sd15", action="store_true")
+    given.add_argument("--batch-size", type=int, default=4)
+    given.add_argument("--steps", type=int, default=6)
+    given.add_argument("--rounds", type=int, default=3)
+    given.add_argument("--device", default="auto")
+    given.add_argument("--precision", choices=["float32", "bfloat16", HALF])
+    given.add_argument("--compile", action="store_true")
+    given.add_argument("--processor-time", action="store_true")
+    given.add_argument("--no-ema", dest="ema", action="store_false")
+    given.add_argument(
         "--peak", type=float, help="TFLOP/s of the device, for the share of peak at SD 1.5 size"
     )
-    how = parser.parse_args()
+    return given.parse_args(argv)
+
+
+def compare(how: argparse.Namespace) -> list[Comparison]:
     rates: dict[str, list[float]] = {"plain": [], "ours": []}
     once = []
     for _ in range(how.rounds):
         for name, loop in (("plain", plain), ("ours", ours)):
             parts = sd15() if how.sd15 else loaded(how.model)
             channels, size = parts["vae"].config.in_channels, parts["size"]
-            grey = (
-                torch.rand((2 * how.batch_size, 1, size, size), generator=torch.Generator().manual_seed(0))
-                * 2
-                - 1
-            )
+            generator = torch.Generator().manual_seed(0)
+            grey = torch.rand((2 * how.batch_size, 1, size, size), generator=generator) * 2 - 1
             films = grey.expand(-1, channels, -1, -1).contiguous()
             texts = [
                 f"chest radiograph, {view} view: pleural effusion" for view in ("PA", "AP")
@@ -214,19 +222,16 @@ def main() -> None:
             rates[name].append(how.batch_size / statistics.median(times[1:]))
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-    medians = {name: statistics.median(values) for name, values in rates.items()}
-    found: dict[str, Any] = {
-        "films/s": {name: round(value, 3) for name, value in medians.items()},
-        "ranges": {name: [round(min(values), 3), round(max(values), 3)] for name, values in rates.items()},
-        "ratio": round(medians["ours"] / medians["plain"], 2),
-        "encode once, s a film": round(statistics.median(once), 4),
-        "batch": how.batch_size,
-        "steps timed a round": how.steps,
-    }
+    notes = {"encode once": f"{statistics.median(once):.3f} s a film"}
     if how.sd15 and how.peak:
-        found["share of peak"] = round(medians["ours"] * GFLOP_A_SAMPLE / 1e3 / how.peak, 3)
-    print(json.dumps(found, indent=1))
+        notes["share of peak"] = f"{statistics.median(rates['ours']) * GFLOP_A_SAMPLE / 1e3 / how.peak:.3f}"
+    setting = (
+        f"{'SD 1.5 size' if how.sd15 else how.model}, {how.device}, {how.precision or 'default precision'}, "
+        f"batch {how.batch_size}, {how.steps} steps a round"
+    )
+    fast, slow = tuple(rates["ours"]), tuple(rates["plain"])
+    return [Comparison("adapt", "train_text_to_image loop", "films/s", fast, slow, setting, notes)]
 
 
 if __name__ == "__main__":
-    main()
+    show(compare(arguments()))

@@ -18,6 +18,7 @@ from statistics import median
 
 import timm
 import torch
+from comparison import Comparison, draw_folders, parser, show
 from PIL import Image
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torchvision.transforms import v2
@@ -72,25 +73,34 @@ def ticks(steps: Iterator[object], count: int, clock: Callable[[], float]) -> li
     return times[SKIPPED:]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", required=True, help="a folder of real films")
-    parser.add_argument("--arch", default="densenet121")
-    parser.add_argument("--image-size", type=int, default=224)
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--films", type=int, default=200, help="how many of them are used")
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument(
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    given = parser(__doc__)
+    given.add_argument("--data", type=Path, help="a folder of real films; drawn ones of 512 px without it")
+    given.add_argument("--arch", default="densenet121")
+    given.add_argument("--image-size", type=int, default=224)
+    given.add_argument("--batch-size", type=int, default=16)
+    given.add_argument("--films", type=int, default=200, help="how many of them are used")
+    given.add_argument("--steps", type=int, default=20)
+    given.add_argument("--rounds", type=int, default=3)
+    given.add_argument("--device", default="auto")
+    given.add_argument(
         "--processor-time", action="store_true", help="on a busy machine: time that others do not take"
     )
-    given = parser.parse_args()
+    return given.parse_args(argv)
+
+
+def compare(given: argparse.Namespace) -> list[Comparison]:
+    if given.data is not None:
+        return _compare(given, given.data)
+    with tempfile.TemporaryDirectory() as name:
+        draw_folders(Path(name), given.films, 512)
+        return _compare(given, Path(name))
+
+
+def _compare(given: argparse.Namespace, data: Path) -> list[Comparison]:
     clock = time.process_time if given.processor_time else time.perf_counter
     device, size, batch = choose_device(given.device), given.image_size, given.batch_size
-    films = RealRadiographs(given.data, findings=["pleural_effusion"])
+    films = RealRadiographs(data, findings=["pleural_effusion"])
     known = [i for i, label in enumerate(films.labels[:, 0]) if label == label][: given.films]
     films = films.subset(known)
     paths, labels = [Path(film.path) for film in films.films], torch.from_numpy(films.labels)
@@ -110,21 +120,23 @@ def main() -> None:
     theirs: list[float] = []
     ours: list[float] = []
     for _ in range(given.rounds):
-        theirs += ticks(plain(paths, labels, given.arch, size, batch, device), given.steps, clock)
+        theirs.append(
+            batch / median(ticks(plain(paths, labels, given.arch, size, batch, device), given.steps, clock))
+        )
         with tempfile.TemporaryDirectory() as out:
             steps = train_detector(held, None, recipe, out, validation=few, device=given.device)
-            ours += ticks(steps, given.steps, clock)
-    slow, fast = median(theirs), median(ours)
+            ours.append(batch / median(ticks(steps, given.steps, clock)))
     mixed = uses_bf16(timm.create_model(given.arch), device)
-    print(f"{given.arch}, {size} px, batch {batch}, {device}, {torch.get_num_threads()} threads")
-    print(
-        f"{given.rounds} rounds of {given.steps} steps, {'processor' if given.processor_time else 'wall'} time"
+    kind = "drawn films" if given.data is None else "real films"
+    setting = (
+        f"{given.arch}, {size} px, batch {batch}, {kind}, {device}, {torch.get_num_threads()} threads, "
+        f"{'processor' if given.processor_time else 'wall'} time, {'bf16' if mixed else 'fp32'} beside fp32"
     )
-    print(f"plain      {batch / slow:8.2f} films/s, fp32")
-    print(f"ours       {batch / fast:8.2f} films/s, {'bf16' if mixed else 'fp32'}, channels last")
-    print(f"ratio      {slow / fast:8.2f}")
-    print(f"decoding   {decoding:8.2f} s for {len(held)} films, once")
+    notes = {"decoding": f"{decoding:.2f} s for {len(held)} films, once"}
+    return [
+        Comparison("detector training", "a plain loop", "films/s", tuple(ours), tuple(theirs), setting, notes)
+    ]
 
 
 if __name__ == "__main__":
-    main()
+    show(compare(arguments()))

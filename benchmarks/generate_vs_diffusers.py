@@ -1,6 +1,6 @@
 """Images a second of `generate` and of a plain loop through diffusers: same checkpoint, in turn, one process.
 
-    python benchmarks/generate_vs_diffusers.py [--model embedded] [--rounds 3] [--images 16]
+    python benchmarks/generate_vs_diffusers.py [--model embedded | --sd15] [--rounds 3] [--images 16]
 
 The plain loop is what a user writes first: `StableDiffusionPipeline`, one prompt a call, 50 steps of the
 scheduler that the checkpoint came with, guidance 7.5, `image.save` as PNG. Both run once before the clock
@@ -9,16 +9,38 @@ starts; loading is not counted on either side. Medians over the rounds. `--batch
 """
 
 import argparse
-import statistics
 import tempfile
 import time
 from pathlib import Path
 
+import adapt_vs_diffusers
 import torch
+from comparison import Comparison, parser, show
 
-from synthaug.diffusion import Checkpoint, load_checkpoint
+from synthaug.diffusion import Checkpoint, CheckpointCard, load_checkpoint
+from synthaug.diffusion.device import choose_device, choose_dtype, dtype_name
 from synthaug.generation import run
 from synthaug.generation.plan import make_recipe
+
+
+def sd15(device: str) -> Checkpoint:
+    """Stable Diffusion 1.5 at true size with random weights; nothing is downloaded."""
+    parts, place = adapt_vs_diffusers.sd15(), choose_device(device)
+    scheduler = parts["scheduler"]
+    card = CheckpointCard(
+        findings=("pleural_effusion",), image_size=512, route="random", num_inference_steps=25
+    )
+    checkpoint = Checkpoint(
+        parts["unet"].eval(),
+        parts["vae"].eval(),
+        parts["text"].eval(),
+        parts["tokenizer"],
+        {**scheduler.config, "_class_name": type(scheduler).__name__},
+        card,
+        "sd15-random",
+        "0" * 64,
+    )
+    return checkpoint.to(place, choose_dtype(place), memory_format=torch.channels_last)
 
 
 def ours(checkpoint: Checkpoint, label: str, count: int, batch_size: int | None, folder: Path) -> float:
@@ -43,23 +65,28 @@ def plain(
     return count / (time.perf_counter() - started)
 
 
-def main() -> None:
-    arguments = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    given = parser(__doc__)
+    given.add_argument("--model", default="embedded")
+    given.add_argument(
+        "--sd15", action="store_true", help="Stable Diffusion 1.5's size, random weights, 512 px"
     )
-    arguments.add_argument("--model", default="embedded")
-    arguments.add_argument("--device", default="auto")
-    arguments.add_argument("--label", default="pleural_effusion")
-    arguments.add_argument("--rounds", type=int, default=3)
-    arguments.add_argument("--images", type=int, default=16)
-    arguments.add_argument("--plain-images", type=int, default=2)
-    arguments.add_argument("--plain-steps", type=int, default=50)
-    arguments.add_argument("--batch-size", type=int, default=None)
-    arguments.add_argument("--same-guidance", action="store_true")
-    given = arguments.parse_args()
-    checkpoint = load_checkpoint(given.model, device=given.device)
+    given.add_argument("--device", default="auto")
+    given.add_argument("--label", default="pleural_effusion")
+    given.add_argument("--rounds", type=int, default=3)
+    given.add_argument("--images", type=int, default=16)
+    given.add_argument("--plain-images", type=int, default=2)
+    given.add_argument("--plain-steps", type=int, default=50)
+    given.add_argument("--batch-size", type=int, default=None)
+    given.add_argument("--same-guidance", action="store_true")
+    return given.parse_args(argv)
+
+
+def compare(given: argparse.Namespace) -> list[Comparison]:
+    checkpoint = sd15(given.device) if given.sd15 else load_checkpoint(given.model, device=given.device)
     prompt = make_recipe([given.label], 1, None, None, None, None).resolved(checkpoint).plan[0].prompt or ""
-    scale = checkpoint.card.guidance_scale if given.same_guidance else None
+    card = checkpoint.card
+    scale = card.guidance_scale if given.same_guidance else None
     rates: dict[str, list[float]] = {"synthaug": [], "plain loop": []}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -78,22 +105,14 @@ def main() -> None:
             rates["plain loop"].append(
                 plain(checkpoint, prompt, given.plain_images, given.plain_steps, scale, folder)
             )
-    card = checkpoint.card
-    print(f"checkpoint {checkpoint.name} {checkpoint.sha256[:8]}, {checkpoint.device}, {checkpoint.dtype}")
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {given.rounds} rounds")
-    print(
-        f"synthaug: {card.scheduler}, {card.num_inference_steps} steps, guidance {card.guidance_scale:g}",
-        end=" ",
+    setting = (
+        f"{checkpoint.name}, {card.image_size} px, {checkpoint.device}, {dtype_name(checkpoint.dtype)}: "
+        f"{card.num_inference_steps} steps of {card.scheduler}, guidance {card.guidance_scale:g}, beside "
+        f"{given.plain_steps} steps, guidance {scale or 7.5:g}"
     )
-    print(f"over {card.guidance_interval}; plain: {given.plain_steps} steps, guidance {scale or 7.5:g}")
-    for name, values in rates.items():
-        print(
-            f"{name:>10}: {statistics.median(values):.3f} images/s ({min(values):.3f} to {max(values):.3f})"
-        )
-    print(
-        f"{'ratio':>10}: {statistics.median(rates['synthaug']) / statistics.median(rates['plain loop']):.2f}"
-    )
+    fast, slow = tuple(rates["synthaug"]), tuple(rates["plain loop"])
+    return [Comparison("generate", "diffusers pipeline", "films/s", fast, slow, setting)]
 
 
 if __name__ == "__main__":
-    main()
+    show(compare(arguments()))

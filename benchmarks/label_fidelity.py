@@ -1,11 +1,11 @@
 """Label fidelity of a checkpoint without gating: COUNT present and COUNT absent films, seeds not shared.
 
     python benchmarks/label_fidelity.py --real NIH [--part validation|test] [--count 200]
-        [--detector embedded] [--model embedded] [--finding pleural_effusion] [--view PA] [--out label-fidelity]
+        [--detector embedded ...] [--model embedded] [--finding pleural_effusion] [--view PA] [--out label-fidelity]
 
-Draws the films (the same command resumes), scores them with a detector trained on real films, and prints the
-figures beside the detector's own on real films of the part. The default part is `validation`, on which the
-detector's threshold was chosen; `test` is opened once a release, and each opening is logged.
+Draws the films (the same command resumes), scores them with detectors trained on real films, and prints the figures beside the
+detectors' own on real films of the part; `synthaug evaluate --controls` adds a certificate's controls. The default part is
+`validation`, on which the detectors' thresholds were chosen; `test` is opened once a release, and each opening is logged.
 """
 
 import argparse
@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--real", required=True)
     parser.add_argument("--part", choices=("validation", "test"), default="validation")
     parser.add_argument("--count", type=int, default=200)
-    parser.add_argument("--detector", default="embedded")
+    parser.add_argument("--detector", nargs="+", default=["embedded"])
     parser.add_argument("--model", default="embedded")
     parser.add_argument("--finding", default="pleural_effusion")
     parser.add_argument("--view", default=None)

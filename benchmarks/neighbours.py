@@ -9,9 +9,12 @@ Rows are drawn from 1,000 clusters on the sphere, as pooled features are: neighb
 import argparse
 import resource
 import time
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
+from comparison import Comparison, parser, show
 
 from synthaug.neighbours import nearest
 
@@ -25,40 +28,51 @@ def clustered(rows: int, width: int, seed: int) -> np.ndarray:
     return out / np.linalg.norm(out, axis=1, keepdims=True)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rows", type=int, default=100_000)
-    parser.add_argument("--width", type=int, default=512)
-    parser.add_argument("--k", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--peer", action="store_true")
-    given = parser.parse_args()
-
-    torch.set_num_threads(given.threads)
-    queries, gallery = clustered(given.rows, given.width, 1), clustered(given.rows, given.width, 2)
+def timed(work: Callable[[], Any]) -> tuple[Any, float, str]:
+    """Result, seconds, and the processor time and memory that it took, in words."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start, busy = time.perf_counter(), time.process_time()
-    found = nearest(queries, gallery, given.k)
+    found = work()
     seconds, busy = time.perf_counter() - start, time.process_time() - busy
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    size = f"{given.rows} x {given.rows} x {given.width}, k {given.k}"
-    print(
-        f"synthaug: {size}: {seconds:.1f} s, {busy:.1f} s of processor time, {grown:.0f} MiB more", flush=True
-    )
+    return found, seconds, f"{busy:.1f} s of processor time, {grown:.0f} MiB more"
+
+
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    given = parser(__doc__)
+    given.add_argument("--rows", type=int, default=100_000)
+    given.add_argument("--width", type=int, default=512)
+    given.add_argument("--k", type=int, default=1)
+    given.add_argument("--threads", type=int, default=2)
+    given.add_argument("--peer", action="store_true")
+    return given.parse_args(argv)
+
+
+def compare(given: argparse.Namespace) -> list[Comparison]:
+    """One round each; without the peer its rates are empty."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(given.threads)
+    queries, gallery = clustered(given.rows, given.width, 1), clustered(given.rows, given.width, 2)
+    found, seconds, cost = timed(lambda: nearest(queries, gallery, given.k))
+    torch.set_num_threads(before)
+    notes, theirs = {"synthaug": cost}, []
     if given.peer:
         import faiss
 
         faiss.omp_set_num_threads(given.threads)
         index = faiss.IndexFlatL2(given.width)
-        start, busy = time.perf_counter(), time.process_time()
-        index.add(gallery)
-        _, at = index.search(queries, given.k)
-        seconds, busy = time.perf_counter() - start, time.process_time() - busy
-        print(f"faiss flat: {seconds:.1f} s, {busy:.1f} s of processor time")
-        print(f"same neighbours: {(at == found.indices).mean():.6f} of all")
+
+        def search() -> np.ndarray:
+            index.add(gallery)
+            return index.search(queries, given.k)[1]
+
+        at, taken, notes["faiss"] = timed(search)
+        notes["same neighbours"] = f"{(at == found.indices).mean():.6f} of all"
+        theirs.append(given.rows / taken)
+    setting = f"{given.rows} x {given.rows} x {given.width}, k {given.k}, {given.threads} threads"
+    rates = (given.rows / seconds,)
+    return [Comparison("nearest neighbours", "faiss flat", "queries/s", rates, tuple(theirs), setting, notes)]
 
 
 if __name__ == "__main__":
-    main()
+    show(compare(arguments()))

@@ -1,19 +1,23 @@
 """What steps and guidance cost and give: label fidelity and resemblance of the same noises drawn with other settings.
 
-    python benchmarks/sampler_settings.py --real NIH [--setting 20:3 --setting 50:3 --setting 50:7.5 ...]
+    python benchmarks/sampler_settings.py --real NIH [--setting 20:3 --setting 50:7.5 --setting 20:3/2 --setting 4:1@STUDENT ...]
         [--count 100] [--part validation] [--finding pleural_effusion] [--model embedded] [--detector embedded]
         [--extractor imagenet] [--out sampler-settings]
 
-A setting is STEPS:GUIDANCE; the first is what the others are compared with, by default the checkpoint's own beside
-the 50 steps and the guidance 7.5 of diffusers' pipeline. Each draws COUNT films with the finding and COUNT without,
-noises not shared between the two (the same command resumes). Prints, setting by setting: accuracy and AUROC of the
+A setting is STEPS:GUIDANCE, with /N for coarse features at every N-th step only, and with @MODEL for another checkpoint than
+--model (a student of few steps, with the scheduler of its card). The first is what the others are compared with, by default the
+checkpoint's own beside the 50 steps and the guidance 7.5 of diffusers' pipeline. Each draws COUNT films with the finding and
+COUNT without, noises not shared between the two (the same command resumes). Prints, setting by setting: accuracy and AUROC of the
 detector, shuffled labels as the control; KID, coverage and density beside real films of the part, with their floors
 between real films at the same number; and how far each film is from the same noise drawn with the
 first setting, in grey levels. Choices are made on the part `validation`.
 """
 
 import argparse
+import re
+import time
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,16 +30,48 @@ from synthaug.evaluation.parts import real_part
 from synthaug.evaluation.resemblance import resemblance
 from synthaug.evaluation.results import Metric, Results, table
 from synthaug.generation import generate
+from synthaug.generation.plan import make_recipe
 
 SIZE = 256
 
 
-def settings_of(texts: list[str] | None, model: str) -> list[tuple[int, float]]:
-    """(steps, guidance scale) of each setting."""
+class Setting(NamedTuple):
+    """One way to draw; `text` is how it was asked for."""
+
+    text: str
+    steps: int
+    scale: float
+    feature_interval: int
+    model: str
+
+
+def parsed(text: str, model: str) -> Setting:
+    """STEPS:GUIDANCE[/N][@MODEL].
+
+    Raises:
+        SystemExit: something else.
+    """
+    found = re.fullmatch(r"(\d+):([\d.]+)(?:/(\d+))?(?:@(.+))?", text)
+    if found is None:
+        raise SystemExit(f"--setting {text}: expected STEPS:GUIDANCE[/N][@MODEL]")
+    steps, scale, interval, other = found.groups()
+    return Setting(text, int(steps), float(scale), int(interval or 1), other or model)
+
+
+def settings_of(texts: list[str] | None, model: str) -> list[Setting]:
+    """The settings of the command line, or the default ones."""
     card = load_checkpoint(model).card
     own = f"{card.num_inference_steps}:{card.guidance_scale:g}"
-    chosen = texts or [own, f"50:{card.guidance_scale:g}", "50:7.5"]
-    return [(int(steps), float(scale)) for steps, _, scale in (text.partition(":") for text in chosen)]
+    return [parsed(text, model) for text in texts or [own, f"50:{card.guidance_scale:g}", "50:7.5"]]
+
+
+def drawn(setting: Setting, label: str, count: int, seed: int, out: Path) -> float:
+    """Draw or resume the films of one label; seconds that it took."""
+    how = {"num_inference_steps": setting.steps, "guidance_scale": setting.scale, "seed": seed}
+    how["feature_interval"] = setting.feature_interval
+    begun = time.perf_counter()
+    generate(recipe=make_recipe([label], count, None, None, None, None, **how), model=setting.model, out=out)
+    return time.perf_counter() - begun
 
 
 def main() -> None:
@@ -62,19 +98,25 @@ def main() -> None:
     owners = [patient or key for patient, key in zip(real.patients, real.keys, strict=True)]
     first: np.ndarray | None = None
     metrics: list[Metric] = []
-    for steps, scale in settings_of(given.setting, given.model):
-        arm, folders = f"{steps} steps, guidance {scale:g}", []
+    for setting in settings_of(given.setting, given.model):
+        arm, folders, seconds = setting.text, [], 0.0
         for seed, label in enumerate(labels):
-            out = given.out / f"{steps}-{scale:g}-{label}"
-            how = {"num_inference_steps": steps, "guidance_scale": scale, "model": given.model}
-            generate(label, count=given.count, seed=seed, out=out, **how)
+            out = given.out / f"{re.sub(r'[^0-9A-Za-z.]+', '-', setting.text)}-{label}"
+            seconds += drawn(setting, label, given.count, seed, out)
             folders.append(SyntheticRadiographs(out, findings=labels))
         metrics += label_fidelity(judge, folders, given.finding, arm)
         clusters = [cluster for films in folders for cluster in noise_clusters(films)]
-        drawn = np.concatenate([films.images_array(SIZE, "squash") for films in folders])
-        metrics += resemblance(features(network, drawn, cache), clusters, real_features, owners, arm=arm)
-        first = drawn if first is None else first
-        apart = np.abs(drawn.astype(float) - first).mean((1, 2, 3))
+        pixels = np.concatenate([films.images_array(SIZE, "squash") for films in folders])
+        metrics += resemblance(features(network, pixels, cache), clusters, real_features, owners, arm=arm)
+        first = pixels if first is None else first
+        apart = np.abs(pixels.astype(float) - first).mean((1, 2, 3))
+        spread = pixels.std((1, 2, 3))
+        metrics.append(
+            Metric(
+                name="standard deviation, grey levels", arm=arm, value=float(np.median(spread)), n=len(spread)
+            )
+        )
+        print(f"{arm}: {seconds:.1f} s for {len(pixels)} films, starts included", flush=True)
         metrics.append(
             Metric(name="grey levels from the first setting", arm=arm, value=apart.mean(), n=len(apart))
         )

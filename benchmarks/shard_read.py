@@ -3,7 +3,7 @@
     python benchmarks/shard_read.py --count 4000
 
 Ours hashes the tar, checks every header and parses every record; `webdataset.WebDataset` gives the raw bytes, and
-with `.decode()` parses the JSON. Best of the rounds; the tar is in the page cache for both.
+with `.decode()` parses the JSON. Medians of the rounds; the tar is in the page cache for both.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import webdataset
+from comparison import Comparison, parser, show
 
 from synthaug import shards
 from synthaug.record import Record
@@ -38,42 +39,51 @@ def theirs(folder: Path, parse: bool) -> int:
     return count
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--count", type=int, default=2000)
-    parser.add_argument("--size", type=int, default=40_000, help="bytes an image")
-    parser.add_argument("--repeats", type=int, default=5)
-    options = parser.parse_args()
-    warnings.simplefilter("ignore")  # webdataset leaves its files to the collector
-    image = np.random.default_rng(0).bytes(options.size)
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    given = parser(__doc__)
+    given.add_argument("--count", type=int, default=2000)
+    given.add_argument("--size", type=int, default=40_000, help="bytes an image")
+    given.add_argument("--rounds", type=int, default=5, help="in turns")
+    return given.parse_args(argv)
+
+
+def compare(given: argparse.Namespace) -> list[Comparison]:
+    image = np.random.default_rng(0).bytes(given.size)
 
     def samples() -> Iterator[tuple[Record, bytes, str]]:
-        for i in range(options.count):
+        for i in range(given.count):
             yield Record(f"{i:09d}", {"edema": 1.0}, synthetic=True, provenance={"seed": 0}), image, "png"
 
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # webdataset leaves its files to the collector
         folder = Path(name)
         shards.write_manifest(folder, [shards.write_shard(folder, 0, samples())])
         readers: dict[str, Callable[[], int]] = {
-            "synthaug.shards.stream": lambda: ours(folder),
-            "webdataset, raw bytes": lambda: theirs(folder, parse=False),
-            "webdataset, JSON parsed": lambda: theirs(folder, parse=True),
+            "ours": lambda: ours(folder),
+            "raw": lambda: theirs(folder, parse=False),
+            "parsed": lambda: theirs(folder, parse=True),
         }
-        best = dict.fromkeys(readers, float("inf"))
-        for _ in range(options.repeats):  # in turns, so that a busy moment strikes all
+        rates: dict[str, list[float]] = {what: [] for what in readers}
+        for _ in range(given.rounds):  # in turns, so that a busy moment strikes all
             for what, reader in readers.items():
                 start = time.perf_counter()
-                if reader() != options.count:
+                if reader() != given.count:
                     raise SystemExit(f"{what} lost samples")
-                best[what] = min(best[what], time.perf_counter() - start)
+                rates[what].append(given.count / (time.perf_counter() - start))
                 gc.collect()
-        for what, seconds in best.items():
-            print(
-                f"{what:24} {options.count / seconds:8.0f} samples/s, {best['webdataset, raw bytes'] / seconds:.2f} x webdataset"
-            )
+    setting = f"{given.count} samples of {given.size} bytes; ours hashed, checked and parsed"
+    return [
+        Comparison(
+            "shard read",
+            f"webdataset, {peer}",
+            "samples/s",
+            tuple(rates["ours"]),
+            tuple(rates[which]),
+            setting,
+        )
+        for which, peer in (("raw", "raw bytes"), ("parsed", "JSON parsed"))
+    ]
 
 
 if __name__ == "__main__":
-    main()
+    show(compare(arguments()))

@@ -1,4 +1,4 @@
-"""Writing shards beside webdataset.TarWriter: time and size for the same samples.
+"""Writing shards beside webdataset.TarWriter: samples a second, in turns.
 
     python benchmarks/shard_write.py --count 2000
 
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import webdataset
+from comparison import Comparison, parser, show
 
 from synthaug import shards
 from synthaug.record import Record
@@ -43,35 +44,32 @@ def theirs(folder: Path, count: int, size: int) -> None:
             tar.write({"__key__": record.key, extension: image, "json": record.to_bytes()})
 
 
-def measure(
-    write: Callable[[Path, int, int], None], count: int, size: int, repeats: int
-) -> tuple[float, int]:
-    """Seconds (the best round) and bytes written."""
-    rounds, written = [], 0
-    for _ in range(repeats):
-        with tempfile.TemporaryDirectory() as folder:
-            os.sync()
-            start = time.perf_counter()
-            write(Path(folder), count, size)
-            rounds.append(time.perf_counter() - start)
-            written = sum(path.stat().st_size for path in Path(folder).iterdir())
-    return min(rounds), written
+def timed(write: Callable[[Path, int, int], None], count: int, size: int) -> float:
+    """Seconds of one round."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.sync()
+        start = time.perf_counter()
+        write(Path(folder), count, size)
+        return time.perf_counter() - start
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--count", type=int, default=1000, help="samples")
-    parser.add_argument("--size", type=int, default=40_000, help="bytes an image")
-    parser.add_argument("--repeats", type=int, default=5, help="rounds, of which the best counts")
-    options = parser.parse_args()
-    print(f"{options.count} samples of {options.size} bytes")
-    for name, write in (("synthaug", ours), ("webdataset.TarWriter", theirs)):
-        seconds, written = measure(write, options.count, options.size, options.repeats)
-        rate, volume = options.count / seconds, written / seconds / 1e6
-        print(f"{name:22} {rate:8.0f} samples/s {volume:7.0f} MB/s {written} bytes")
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    given = parser(__doc__)
+    given.add_argument("--count", type=int, default=1000, help="samples")
+    given.add_argument("--size", type=int, default=40_000, help="bytes an image")
+    given.add_argument("--rounds", type=int, default=5, help="in turns")
+    return given.parse_args(argv)
+
+
+def compare(given: argparse.Namespace) -> list[Comparison]:
+    rates: dict[Callable[[Path, int, int], None], list[float]] = {ours: [], theirs: []}
+    for _ in range(given.rounds):
+        for write, taken in rates.items():
+            taken.append(given.count / timed(write, given.count, given.size))
+    setting = f"{given.count} samples of {given.size} bytes, hash, index and fsync included"
+    fast, slow = tuple(rates[ours]), tuple(rates[theirs])
+    return [Comparison("shard write", "webdataset TarWriter", "samples/s", fast, slow, setting)]
 
 
 if __name__ == "__main__":
-    main()
+    show(compare(arguments()))

@@ -9,6 +9,7 @@ A card is made from plain facts, and what is not among them is left out:
                 duration, figures{...}, limits[...], license, versions{...}
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -70,6 +71,7 @@ def model_card(facts: Mapping[str, Any]) -> str:
             ("Versions", _table("package", facts.get("versions", {}))),
         ],
         ["chest-radiograph"],
+        facts.get("license") or "",
     )
 
 
@@ -85,8 +87,17 @@ _READING = [
 ]
 
 
-def _card(name: str, opening: list[str], sections: Iterable[tuple[str, list[str]]], tags: list[str]) -> str:
-    front = ["---", "tags:", *(f"- {tag}" for tag in tags), "---", "", f"# {name}", ""]
+def _card(
+    name: str,
+    opening: list[str],
+    sections: Iterable[tuple[str, list[str]]],
+    tags: list[str],
+    license: str = "",
+) -> str:
+    # The hub knows licences by such ids; any other is told in the text alone.
+    name_of_it = license.lower()
+    known = [f"license: {name_of_it}"] if re.fullmatch(r"[a-z0-9][a-z0-9.-]*", name_of_it) else []
+    front = ["---", *known, "tags:", *(f"- {tag}" for tag in tags), "---", "", f"# {name}", ""]
     body = [line for text in opening for line in (text, "")]
     for heading, lines in sections:
         if lines:

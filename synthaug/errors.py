@@ -15,6 +15,7 @@
     └── FailureError            the world failed: exit code 1
         ├── CorruptShardError   a shard, index or manifest that is not what was written
         ├── DiskFullError       no room left where the output goes
+        ├── StorageError        a store or server that does not answer, or not as it should
         ├── OutOfMemoryError    the device cannot hold the smallest batch
         └── TrainingDivergedError  the loss is not a number any more
 
@@ -107,6 +108,10 @@ class CorruptShardError(FailureError):
 
 class DiskFullError(FailureError):
     """No room left where the output goes."""
+
+
+class StorageError(FailureError):
+    """A store or server that does not answer, or not as it should."""
 
 
 class OutOfMemoryError(FailureError):

@@ -62,11 +62,25 @@ def render(
         "findings": ", ".join(_named(known, positives)),
     }
 
+    return _fill(TEMPLATES.get(template, template), values)
+
+
+def negative(text: str, view: str | None = None, age: float | None = None, sex: str | None = None) -> str:
+    """What guidance leads away from, for one film: `text` with its optional parts filled in from that film.
+
+    "" leads away from any film. "chest radiograph[, {view} view]" leads away from films of the same view whatever they
+    show, so that guidance sharpens the finding alone and does not exaggerate what is typical of a view.
+    """
+    values = {"view": view or "", "sex": SEX_WORDS[sex] if sex else "", "age": age_words(age)}
+    return _fill(text, {**values, "positives": "", "findings": ""})
+
+
+def _fill(template: str, values: Mapping[str, str]) -> str:
     def part(match: re.Match[str]) -> str:
         before, name, after = match.groups()
         return f"{before}{values[name]}{after}" if values[name] else ""
 
-    return _PART.sub(part, TEMPLATES.get(template, template))
+    return _PART.sub(part, template)
 
 
 def age_words(age: float | None) -> str:

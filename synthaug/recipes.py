@@ -100,15 +100,25 @@ def read_yaml(name_or_path: str | Path) -> dict[str, Any]:
             text = _folder().joinpath(f"{name_or_path}.yaml").read_text(encoding="utf-8")
         else:
             raise UnknownNameError("recipe", str(name_or_path), packaged())
-        values = yaml.load(text, Loader=_Loader)
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    return parse_yaml(text, str(path))
+
+
+def parse_yaml(text: str | bytes, source: str) -> dict[str, Any]:
+    """The plain mapping of a YAML text; `source` names it in messages.
+
+    Raises:
+        RecipeError: it is not a YAML mapping.
+    """
+    try:
+        values = yaml.load(text, Loader=_Loader)
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RecipeError(f"{source}: not YAML: {' '.join(str(error).split())}") from error
     if values is None:
         return {}
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise RecipeError(f"{path}: found {type(values).__name__}, expected `key: value` lines")
+        raise RecipeError(f"{source}: found {type(values).__name__}, expected `key: value` lines")
     return values
 
 

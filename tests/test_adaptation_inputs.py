@@ -160,8 +160,6 @@ def test_flags_of_another_route_are_refused(tiny_nih: Path, tiny_checkpoint: Pat
         next(
             adapt(load_recipe("unet_smoke"), data, tmp_path / "o", execution=Execution("cpu", micro_batch=0))
         )
-    with pytest.raises(UserError, match="--text-encoder"):
-        begin(tiny_nih, tiny_checkpoint, tmp_path / "o", route="text_projection")
 
 
 # Adapters that do not fit -------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from synthaug.datasets import RealRadiographs
 from synthaug.diffusion import load_checkpoint, sample
 
 CPU = Execution(device="cpu", precision="float32", save_every=4)
-DIFFUSION = [route for route in ROUTES if route not in ("from_scratch", "vae")]
+DIFFUSION = [route for route in ROUTES if route not in ("from_scratch", "vae", "distill")]
 PROMPT, SEED = ["chest radiograph: pleural effusion"], [(0, 0)]
 Start = Callable[..., Iterator[Progress]]
 
@@ -177,6 +177,7 @@ def test_bases_of_both_predictions_and_three_channels(
 ) -> None:
     base = build(tmp_path / "base", image_channels=channels, prediction_type=prediction, zero_snr=False)
     (base / "synthaug.json").unlink()  # a foreign one, as the hub has them
+    (base / "README.md").write_text("---\nlicense: creativeml-openrail-m\n---\n")
     changes = {"offset_noise": 0.1, "findings": ["effusion"], "training.min_snr": 5.0}
     if prediction == "v_prediction":
         changes["zero_terminal_snr"] = True
@@ -188,6 +189,10 @@ def test_bases_of_both_predictions_and_three_channels(
     assert steps[-1].record.figures["unet/validation"] < steps[3].record.figures["unet/validation"]
     result = load_checkpoint(tmp_path / "out", "cpu")
     # Nobody knows what a foreign base can draw: its successor claims what it learnt.
+    assert result.card.base is not None and result.card.base.license == "creativeml-openrail-m"
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert card.startswith("---\nlicense: creativeml-openrail-m\n")
+    assert "| base license | creativeml-openrail-m |" in card
     assert result.findings == ("pleural_effusion",) and result.vae.config.in_channels == 3
     assert result.scheduler_config["rescale_betas_zero_snr"] is (prediction == "v_prediction")
     assert result.scheduler_config["prediction_type"] == prediction

@@ -20,7 +20,7 @@ from synthaug.errors import (
     DataError,
     UserError,
 )
-from synthaug.evaluation.results import Results
+from synthaug.evaluation.results import Metric, Results
 
 # Patients -----------------------------------------------------------------------------------------------------
 
@@ -143,6 +143,24 @@ def test_runs_side_by_side(tiny_nih: Path, tiny_checkpoint: Path, tmp_path: Path
     assert [line["unet/loss"] for line in runs.read_log(tmp_path / "unet")][-1] == 9.0
     table = runs.compare([tmp_path / "unet", tmp_path / "lora"]).splitlines()
     assert len(table) == 3 and table[0].split()[:2] == ["run", "route"] and "films/s" in table[0]
+    facts = {"finding": "pleural_effusion", "low": 0.5, "high": 0.75}
+    metrics = [
+        Metric(name="label accuracy", arm="real", value=0.9, **facts),
+        Metric(name="label accuracy", arm="synthetic", subgroup="PA", value=0.8, **facts),
+        Metric(name="label accuracy", arm="synthetic", value=0.625, **facts),
+        Metric(name="KID", arm="synthetic", reason="too few"),
+    ]
+    Results(kind="evaluate", protocol="p", settings={}, metrics=metrics).write(
+        tmp_path / "lora" / "evaluation"
+    )
+    measured = [runs.row(tmp_path / route) for route in ("unet", "lora")]
+    assert [row["label accuracy"] for row in measured] == [None, "0.625 (0.500 to 0.750)"]
+    assert measured[1]["KID"] is None
+    (tmp_path / "unet" / "evaluation").mkdir()
+    (tmp_path / "unet" / "evaluation" / "results.json").write_text("{}")
+    with pytest.raises(DataError, match="not what `synthaug evaluate` writes"):
+        runs.row(tmp_path / "unet")
+    (tmp_path / "unet" / "evaluation" / "results.json").unlink()
     runs.draw([tmp_path / "unet", tmp_path / "lora"], tmp_path / "losses.png")
     with Image.open(tmp_path / "losses.png") as picture:
         assert picture.size[0] > 500

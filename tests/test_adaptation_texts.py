@@ -105,6 +105,29 @@ def test_a_bert_in_clips_place_generates_from_its_folder_alone(
     torch.testing.assert_close(short[0, :5], long[0, :5], atol=1e-5, rtol=0)
 
 
+def test_the_base_s_own_encoder_is_the_one_where_none_is_named(
+    tiny_nih: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    data, named = [RealRadiographs(tiny_nih)], str(tiny_checkpoint / "text_encoder")
+    losses = []
+    for number, source in enumerate((None, named)):
+        steps = adapt(
+            load_recipe("text_projection_smoke"),
+            data,
+            tmp_path / str(number),
+            model=str(tiny_checkpoint),
+            text_encoder=source,
+            execution=Execution("cpu", "float32"),
+        )
+        losses.append([progress.record.figures for progress in steps])
+    assert losses[0] == losses[1]
+    # What came of it has a projection already: the next one takes its place.
+    recipe, how = load_recipe("text_projection_smoke"), Execution("cpu", "float32")
+    again = adapt(recipe, data, tmp_path / "2", model=str(tmp_path / "0"), execution=how)
+    next(again)
+    again.close()
+
+
 def test_text_encoders_that_are_refused(bert: Path, tmp_path: Path) -> None:
     torch.save(BertModel.from_pretrained(bert).state_dict(), bert / "pytorch_model.bin")
     (bert / "model.safetensors").unlink()

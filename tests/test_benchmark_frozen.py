@@ -9,9 +9,10 @@ from sklearn.linear_model import LogisticRegression
 
 from synthaug import imagenet
 from synthaug.benchmark.arms import Portion
-from synthaug.benchmark.frozen import Features, extract_all, fit_logistic, open_extractor, run_cell
+from synthaug.benchmark.frozen import Features, extract_all, open_extractor, run_cell
 from synthaug.benchmark.study import STRONG
 from synthaug.benchmark.toy import toy_material
+from synthaug.detection.logistic import fit_logistic
 from synthaug.errors import DetectorError, NotInstalledError
 from synthaug.evaluation import features as extraction
 

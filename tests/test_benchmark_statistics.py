@@ -115,3 +115,27 @@ def test_paired_intervals_cover(draws: int) -> None:
         found = figure(other, labels, patients, other=one)
         inside += found.low <= truth <= found.high
     assert 0.90 <= inside / 300 <= 0.99
+
+
+def test_intervals_of_one_arm_cover_its_auroc_and_its_balanced_accuracy() -> None:
+    """Scores of one arm: a label's lift that differs by draw, a patient's own ease, noise; each draw has its own threshold."""
+    rng = np.random.default_rng(2)
+    patients, draws = np.repeat(np.arange(60), 2), 5
+    labels = (patients % 3 == 0).astype(int)
+
+    def study(draws: int, patients: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        ease = rng.normal(0, 0.7, patients.max() + 1)[patients]
+        lift = 1.2 + rng.normal(0, 0.3, (draws, 1))
+        cuts = 0.5 + rng.normal(0, 0.15, draws)
+        return lift * labels + ease + rng.normal(0, 0.8, (draws, len(labels))), cuts
+
+    many = np.repeat(np.arange(3000), 2)
+    many_labels = (many % 3 == 0).astype(int)
+    scores, cuts = study(60, many, many_labels)
+    truths = figure(scores, many_labels, many).value, figure(scores, many_labels, many, cuts).value
+    inside = np.zeros(2)
+    for _ in range(250):
+        scores, cuts = study(draws, patients, labels)
+        found = figure(scores, labels, patients), figure(scores, labels, patients, cuts)
+        inside += [f.low <= truth <= f.high for f, truth in zip(found, truths, strict=True)]
+    assert ((inside / 250 >= 0.90) & (inside / 250 <= 0.99)).all(), inside / 250

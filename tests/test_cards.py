@@ -70,3 +70,5 @@ def test_a_model_card_lists_training_figures_and_attribution():
         "## License\n\nApache-2.0",
     ):
         assert text in card, text
+    assert card.startswith("---\nlicense: apache-2.0\ntags:")
+    assert "license:" not in model_card({"license": "as agreed with the hospital"}).partition("# ")[0]

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from synthaug import shards
 from synthaug.datasets import SyntheticRadiographsStream
-from synthaug.errors import CorruptShardError, DataError, UnknownNameError
+from synthaug.errors import CorruptShardError, DataError, StorageError, UnknownNameError
 from synthaug.images import encode
 from synthaug.record import Record
 
@@ -107,9 +107,7 @@ def test_any_fsspec_url(numbered: Path) -> None:
 def test_a_server_that_has_gone_is_named(served: str, numbered: Path) -> None:
     with pytest.raises(DataError, match=r"/none/manifest.json: missing"):
         SyntheticRadiographsStream(f"{served}/none")
-    with pytest.raises(
-        CorruptShardError, match=r"127.0.0.1:9/manifest.json: cannot be read .*check the address"
-    ):
+    with pytest.raises(StorageError, match=r"127.0.0.1:9/manifest.json: cannot be read .*check the address"):
         SyntheticRadiographsStream("http://127.0.0.1:9")
 
 

@@ -90,6 +90,42 @@ def test_a_black_film_and_a_photograph_are_told(tmp_path: Path) -> None:
     assert RealRadiographs(tmp_path, skip_bad=True).left_out == {BLANK: ("black",)}
 
 
+def test_mixed_views_are_told_with_the_next_step(
+    tmp_path: Path, tiny_nih: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["data", str(tiny_nih), "--skip-decode"]) == 0
+    assert "note: views are mixed (PA 12, AP 12) and often go with the finding; views='PA'" in (
+        capsys.readouterr().out
+    )
+    assert cli.main(["data", str(put_chexpert(tmp_path)), "--skip-decode"]) == 0
+    assert "note: 1 lateral films are kept apart; views='lateral' or 'all' reads them" in (
+        capsys.readouterr().out
+    )
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["pack", "{}", "--out", "{}-out"],
+        ["dedupe", "{}"],
+        ["split", "{}", "--part", "a=1", "--out", "{}.csv"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_commands_say_it_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    archive = tmp_path / "films.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("a.png", b"")
+    assert cli.main([word.format(archive) for word in command]) == 2
+    said = capsys.readouterr().err
+    assert (
+        said.count("\n") == 1 and "films.zip: an archive, expected a folder of radiographs; unpack it" in said
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["films.zip"]
+
+
 def test_half_a_download_is_counted_and_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = put_chexpert(tmp_path / "set")
     (root / "train/patient00001/study1/view1_frontal.jpg").unlink()

@@ -14,6 +14,7 @@ from synthaug.evaluation.intervals import (
     auroc,
     auroc_interval,
     crossed_bootstrap,
+    difference,
     effective_number,
     estimate,
     proportion,
@@ -113,3 +114,42 @@ def test_the_auroc_interval_holds_what_it_promises() -> None:
         found = auroc_interval(scores, labels, np.repeat(np.arange(80), 2), replicates=400)
         hit += found.low <= NormalDist().cdf(1 / np.sqrt(2 * 1.25)) <= found.high
     assert 180 <= hit <= 199
+
+
+def test_intervals_of_unequal_halves_and_of_their_distance_hold_what_they_promise() -> None:
+    """Present and absent films half the weight each, in unequal number and in twins, as on real films."""
+    rng = np.random.default_rng(4)
+    single = apart = 0
+    for _ in range(400):
+        sides = []
+        for ones, zeros in ((20, 70), (50, 50)):
+            right = np.concatenate([rng.random(ones) < 0.6, rng.random(zeros) < 0.9])
+            twins = np.repeat(right, 2) ^ (rng.random(2 * len(right)) < 0.05)
+            weights = np.repeat([0.5 / (2 * ones), 0.5 / (2 * zeros)], [2 * ones, 2 * zeros])
+            groups = np.repeat(np.arange(len(right)), 2)
+            sides.append(
+                (np.average(twins, weights=weights), *proportion(twins.astype(float), groups, weights))
+            )
+        truth = 0.75 * 0.95 + 0.25 * 0.05
+        single += sides[0][1] <= truth <= sides[0][2]
+        low, high = difference(sides[0], sides[1])
+        apart += low <= 0 <= high
+    assert 0.9 <= single / 400 <= 0.99 and 0.9 <= apart / 400 <= 0.99
+
+
+def test_the_paired_difference_of_two_detectors_holds_what_it_promises() -> None:
+    rng = np.random.default_rng(5)
+    labels = np.repeat(np.arange(80) % 2, 2)
+    patients = np.repeat(np.arange(80), 2)
+    truth = NormalDist().cdf(1.2 / np.sqrt(2 * 1.5)) - NormalDist().cdf(0.8 / np.sqrt(2 * 1.5))
+    hit = 0
+    for _ in range(200):
+        shared = np.repeat(rng.normal(size=80), 2)
+        arms = {
+            name: (lift * labels + shared + np.sqrt(0.5) * rng.normal(size=160))[None]
+            for name, lift in (("a", 0.8), ("b", 1.2))
+        }
+        values, draws = crossed_bootstrap(arms, labels, patients, replicates=300)
+        found = estimate(values["b"] - values["a"], draws["b"] - draws["a"])
+        hit += found.low <= truth <= found.high
+    assert 180 <= hit <= 198

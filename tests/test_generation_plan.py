@@ -87,6 +87,24 @@ def test_formats_sizes_and_settings_are_recorded(tiny_checkpoint: Path, tmp_path
     assert yaml.safe_load((out / "recipe.yaml").read_text())["image_size"] == 48
 
 
+def test_guidance_leads_away_from_the_same_view(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    plan = tuple(PlanEntry(labels={EFFUSION: 1.0}, view=view, count=1) for view in ("PA", "AP", None))
+    away = "chest radiograph[, {view} view]"
+    how = {"negative_prompt": away, "num_inference_steps": 1, "image_size": 32}
+    out = generate(
+        recipe=GenerateRecipe(plan=plan, **how), model=tiny_checkpoint, out=tmp_path / "out", device="cpu"
+    )
+    written = [record.to_json()["negative_prompt"] for record, _ in ShardSet(out)]
+    assert written == ["chest radiograph, PA view", "chest radiograph, AP view", "chest radiograph"]
+    one = {**how, "negative_prompt": "chest radiograph, AP view"}
+    same = generate(
+        recipe=GenerateRecipe(plan=plan, **one), model=tiny_checkpoint, out=tmp_path / "one", device="cpu"
+    )
+    films = [[images.read(data) for _, data in ShardSet(folder)] for folder in (out, same)]
+    equal = [bool((a == b).all()) for a, b in zip(*films, strict=True)]
+    assert equal == [False, True, False]
+
+
 @pytest.mark.parametrize(
     "wrong, error, message",
     [

@@ -1,6 +1,7 @@
 import contextlib
 import io
 import struct
+import tracemalloc
 import warnings
 import zlib
 from xml.etree import ElementTree
@@ -265,3 +266,15 @@ def test_real_films_survive_the_encoder(films):
     for path in sorted((films / "nih-sample" / "images").iterdir())[:20]:
         film = images.read(path)
         np.testing.assert_array_equal(images.decode(images.encode(film)), film)
+
+
+def test_a_film_of_16_bit_takes_little_more_memory_than_its_pixels():
+    """A few bytes can claim a film of 179 million pixels; found by benchmarks/fuzz_readers.py."""
+    film = (np.arange(2500 * 1000) % 4096).astype(np.uint16).reshape(2500, 1000)
+    data = saved(Image.fromarray(film))
+    tracemalloc.start()
+    read = images.decode(data)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    np.testing.assert_array_equal(read, (film.astype(int) * 255 + 2047) // 4095)
+    assert peak < 40_000_000  # 8 bytes a pixel, and one block of 2**20 pixels at 64 bits, twice

@@ -173,6 +173,28 @@ def test_films_that_have_the_finding_are_left_out(
         insert(recipe, tmp_path / "p", str(tiny_checkpoint), "cpu", into=_only_effusions(tiny_nih, tmp_path))
 
 
+def test_one_part_of_a_split_alone(tiny_checkpoint: Path, tiny_nih: Path, tmp_path: Path) -> None:
+    films = sorted(path.stem for path in (tiny_nih / "images").iterdir())
+    rows = [f"{name},{'one' if number < 3 else 'other'}" for number, name in enumerate(films)]
+    (tmp_path / "parts.csv").write_text("\n".join(["image,part", *rows]))
+    split = ["--split", "one", "--splits-file", str(tmp_path / "parts.csv")]
+    flags = ["insert", "--label", "effusion", "--num-inference-steps", "1", "--device", "cpu"]
+    flags += ["--model", str(tiny_checkpoint), "--out", str(tmp_path / "o")]
+    assert cli.main([*flags, "--into", str(tiny_nih), *split]) == 0
+    after = SyntheticRadiographs(tmp_path / "o" / "after")
+    assert [record.provenance["source"]["key"] for record in after.records] == films[:3]
+
+
+@pytest.mark.parametrize("into", [None, "images"])
+def test_a_split_needs_films_that_it_can_name(
+    tiny_checkpoint: Path, tiny_nih: Path, tmp_path: Path, into: str | None
+) -> None:
+    recipe = InsertRecipe(label="effusion")
+    given = None if into is None else sorted((tiny_nih / into).iterdir())[0]
+    with pytest.raises(UserError, match="--split one: is for"):
+        insert(recipe, tmp_path / "o", str(tiny_checkpoint), "cpu", into=given, split="one")
+
+
 def _only_effusions(nih: Path, home: Path) -> Path:
     folder = home / "films" / "effusion"
     folder.mkdir(parents=True)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from synthaug.errors import LabelError, UnknownNameError
 from synthaug.findings import FINDINGS
-from synthaug.prompts import TEMPLATES, age_words, render, words
+from synthaug.prompts import TEMPLATES, age_words, negative, render, words
 from synthaug.record import VIEWS
 
 
@@ -87,3 +87,11 @@ def test_words_holds_every_word_of_every_prompt(labels, view, age, sex, template
 def test_words_says_each_fragment_once():
     assert len(words()) == len(set(words()))
     assert {"no pleural effusion", "chest radiograph", "60s", "female", "no finding"} <= set(words())
+
+
+def test_a_negative_prompt_takes_the_films_own_view_sex_and_age() -> None:
+    text = "chest radiograph[, {view} view][, {sex}][, {age}]"
+    assert negative(text, "AP", 63, "F") == "chest radiograph, AP view, female, 60s"
+    assert negative(text) == "chest radiograph"
+    assert negative("") == ""
+    assert negative("blurred", "AP") == "blurred"

@@ -14,6 +14,7 @@ import pytest
 
 from synthaug import cli
 from synthaug.errors import DataError
+from synthaug.evaluation.curves import curves
 from synthaug.evaluation.privacy import MEMBERSHIP, NAMES
 from synthaug.evaluation.results import Metric, Results, missing
 from synthaug.evaluation.subgroups import GAP
@@ -224,6 +225,7 @@ def test_evaluate_writes_the_page_from_the_command_line(
 def shot(url: str, path: Path, width: int, *more: str) -> np.ndarray:
     """A screenshot of a page in a headless browser, grey (H, W)."""
     command = [BROWSER or "", "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
+    command += ["--disable-background-networking"]
     command += [
         f"--window-size={width},1400",
         f"--screenshot={path}",
@@ -236,13 +238,21 @@ def shot(url: str, path: Path, width: int, *more: str) -> np.ndarray:
 
 @pytest.mark.skipif(BROWSER is None, reason="no chromium here")
 def test_a_browser_shows_the_page_light_dark_and_narrow(tmp_path: Path) -> None:
-    whole().write(tmp_path)
+    labels = np.arange(200) % 2
+    scores = (labels + np.linspace(0, 2, 200)) / 3
+    drawn = [curves(scores, labels, finding="pleural_effusion", arm="real", extractor="embedded")]
+    guided = [label(0.5 + g / 20, 0.4, 0.9, arm=f"guidance {g}") for g in (1, 4)]
+    held = whole()
+    settings = held.settings | {"curves": drawn}
+    held.model_copy(update={"settings": settings, "metrics": [*held.metrics, *guided]}).write(tmp_path)
     url = write_page(tmp_path).as_uri()
+    assert "Ranking" in (tmp_path / "report.html").read_text()
     light = shot(url, tmp_path / "light.png", 1000)
     dark = shot(url, tmp_path / "dark.png", 1000, "--blink-settings=preferredColorScheme=0")
     assert light[-1].mean() > 200 > 60 > dark[-1].mean(), "the page follows the reader's colours"
     assert (light < 90).mean() > 0.01, "there is ink on it"
     command = [BROWSER or "", "--headless", "--no-sandbox", "--disable-gpu", "--window-size=500,1400"]
+    command += ["--disable-background-networking"]
     measured = (
         (tmp_path / "report.html").read_text().replace("default-src 'none'", "default-src 'unsafe-inline'")
     )

@@ -10,6 +10,7 @@ from tiny_checkpoint import LATENTS, SIZE, build, tiny_card
 
 from synthaug.diffusion import Checkpoint, load_checkpoint, noise, resolve, sample
 from synthaug.diffusion import sampler as rungs
+from synthaug.diffusion.feature_cache import cached_features
 from synthaug.diffusion.noise import generator
 from synthaug.diffusion.schedule import AS_SAVED, SCHEDULERS, make_scheduler, quiet_numpy
 from synthaug.errors import UnknownNameError, UserError
@@ -144,6 +145,48 @@ def test_guidance_interval_halves_the_cost_outside_and_scale_one_is_off(
     assert np.array_equal(off, outside)
 
 
+def test_kept_features_spare_the_coarse_levels_and_leave_the_network_as_it_was(
+    tiny: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = {"mid": 0, "last": 0}
+    for name, block in (("mid", tiny.unet.mid_block), ("last", tiny.unet.up_blocks[-1])):
+        forward = block.forward
+
+        def counted(*args, name=name, forward=forward, **more):
+            runs[name] += 1
+            return forward(*args, **more)
+
+        monkeypatch.setattr(type(block), "forward", lambda self, *a, run=counted, **m: run(*a, **m))
+    how = {"num_inference_steps": 8, "guidance_scale": 2.0, "guidance_interval": (0.0, 1.0)}
+    plain = sample(tiny, PROMPTS, SEEDS, **how)
+    assert runs == {"mid": 8, "last": 8}
+    kept = sample(tiny, PROMPTS, SEEDS, feature_interval=2, **how)
+    assert runs == {"mid": 8 + 4, "last": 8 + 8}
+    # Guidance ends in the middle of a pair of steps: the batch halves, and what was kept does not fit.
+    sample(tiny, PROMPTS, SEEDS, feature_interval=2, **(how | {"guidance_interval": (0.0, 0.375)}))
+    assert runs == {"mid": 8 + 4 + 5, "last": 8 + 8 + 8}
+    apart = np.abs(plain.astype(int) - kept.astype(int))
+    assert 0 < apart.mean() < plain.std()
+    monkeypatch.undo()
+    assert not any("forward" in vars(block) for block in tiny.unet.modules())
+    assert np.array_equal(plain, sample(tiny, PROMPTS, SEEDS, feature_interval=1, **how))
+
+
+def test_kept_features_of_the_same_input_give_the_same_output(tiny: Checkpoint) -> None:
+    latents = torch.stack([noise(*seed, SHAPE) for seed in SEEDS])
+    time, text = torch.tensor(500), rungs.embed(tiny, PROMPTS)
+    with torch.inference_mode(), cached_features(tiny.unet, 2) as begin:
+        begin(0)
+        full = rungs.predict(tiny, latents, time, text)
+        begin(1)
+        assert torch.equal(rungs.predict(tiny, latents, time, text), full)
+        other = rungs.predict(tiny, latents * 0.9, time, text)
+        begin(2)
+        right = rungs.predict(tiny, latents * 0.9, time, text)
+    assert not torch.equal(other, right)  # only the fine level saw the change,
+    assert (other - right).abs().mean() < (full - right).abs().mean()  # and that is most of it
+
+
 def test_each_prompt_is_encoded_once(tiny: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     encoded: list[str] = []
     encode = rungs._encode
@@ -202,6 +245,7 @@ def test_settings_come_from_the_card(tiny: Checkpoint) -> None:
         ({"num_inference_steps": 0}, "--num-inference-steps"),
         ({"image_size": 30}, "--image-size"),
         ({"guidance_interval": (0.5, 0.2)}, "guidance_interval"),
+        ({"feature_interval": 0}, "feature_interval"),
     ],
 )
 def test_wrong_settings_name_the_flag(tiny: Checkpoint, wrong: dict, flag: str) -> None:

@@ -104,6 +104,17 @@ def test_split_writes_a_file_or_folders_by_patient(
     assert code == 2 and "expected NAME=SHARE" in err
 
 
+def test_parts_of_shards_hold_their_own_films(tmp_path: Path, tiny_shards: Path) -> None:
+    films = SyntheticRadiographs(tiny_shards)
+    part = films.subset([20, 3, 11, 7])
+    assert [film.record.key for film in part.films[1:3]] == [films.keys[3], films.keys[11]]
+    parts = ["--part", "a=0.5", "--part", "b=0.5", "--by-film", "--shard-size", "5"]
+    assert cli.main(["split", str(tiny_shards), *parts, "--out", str(tmp_path / "parts")]) == 0
+    written = [SyntheticRadiographs(tmp_path / "parts" / name).records for name in "ab"]
+    sources = [{record.provenance["source_key"] for record in records} for records in written]
+    assert list(map(len, sources)) == [12, 12] and sources[0] | sources[1] == set(films.keys)
+
+
 def test_dedupe_names_and_drops(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     films = {f"edema/{i}.png": texture(i) for i in range(6)}
     copies = {

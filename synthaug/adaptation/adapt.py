@@ -100,7 +100,7 @@ def adapt(
     atomic_write(_claimed(out), recipe.to_yaml().encode())
     if log_with:
         accelerator.init_trackers("synthaug")
-    log = RunLog(run.state, _run_facts(run, recipe, accelerator, base))
+    log = RunLog(run.state, _run_facts(run, recipe, accelerator, execution, base))
     last: Progress | None = None
     try:
         for progress in run.advance():
@@ -146,11 +146,15 @@ def model_card(recipe: RouteRecipe, run: Run, last: Progress | None = None) -> s
                 "Films of a small collection: rare combinations of findings are guesses.",
             ],
             "attribution": attribution,
+            # A base's licence binds what is made from it.
+            "license": run.job.base.card.license if run.job.base is not None else "",
         }
     )
 
 
-def _run_facts(run: Run, recipe: RouteRecipe, accelerator: Any, base: Checkpoint | None) -> dict[str, Any]:
+def _run_facts(
+    run: Run, recipe: RouteRecipe, accelerator: Any, execution: Execution, base: Checkpoint | None
+) -> dict[str, Any]:
     free, total = run.parameters()
     return {
         "route": recipe.route,
@@ -159,7 +163,8 @@ def _run_facts(run: Run, recipe: RouteRecipe, accelerator: Any, base: Checkpoint
         "parameters_trained": free,
         "parameters": total,
         "device": accelerator.device.type,
-        "precision": accelerator.mixed_precision,
+        "precision": execution.precision or accelerator.mixed_precision,
+        "optimizer": execution.optimizer,
         "processes": accelerator.num_processes,
     }
 

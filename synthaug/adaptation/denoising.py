@@ -12,7 +12,8 @@ SNR still learns to change the brightness of a whole film. A prior (Ruiz et al. 
 is a set of films of what the base could draw before, mixed into each batch so that it is not forgotten.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from threading import Lock
 from typing import Any, NamedTuple
 
@@ -66,8 +67,12 @@ class TextToNoise(nn.Module):
 
     def forward(self, latents: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
         """The U-Net's prediction, (B, C, h, w); `text` is token ids (B, length) or embeddings (B, length, width)."""
-        hidden = text if text.is_floating_point() else self.text_encoder(text).last_hidden_state
-        return self._predict(latents, timesteps, hidden)
+        kind = self.unet.dtype
+        # Weights that are halved already are multiplied as they are; autocast would cast around each operation.
+        whole = kind == torch.float32
+        with nullcontext() if whole else torch.autocast(latents.device.type, enabled=False):
+            hidden = text if text.is_floating_point() else self.text_encoder(text).last_hidden_state
+            return self._predict(latents.to(kind), timesteps, hidden.to(kind))
 
     def _denoise(self, latents: Tensor, timesteps: Tensor, hidden: Tensor) -> Tensor:
         return self.unet(latents, timesteps, hidden, return_dict=False)[0]
@@ -80,7 +85,7 @@ class DiffusionRoute:
         module: what is trained.
         tokenizer: of the text encoder.
         scheduler: noise schedule and prediction type of the checkpoint.
-        latents: float16 (N, copies, C, h, w) from `latents.cache`.
+        latents: float16 (N, copies, C, h, w) from `latents.cache`; (N, copies, 2 C, h, w) with `moments`.
         records: the N films' records.
         recipe: lengths and weights; `balance` multiplies how often films with a finding are drawn.
         caption_recipe: how captions are drawn.
@@ -88,6 +93,7 @@ class DiffusionRoute:
         train: which of the films are drawn, by index; all when None.
         prior: which films are the prior, by index; their records hold the prompt.
         prior_share, prior_weight: share of the prior in a batch, and weight of its loss.
+        moments: `latents` are means and standard deviations, of which each batch draws.
         spell: what becomes of a caption before it is tokenised (learnt tokens in place of words).
     """
 
@@ -106,12 +112,14 @@ class DiffusionRoute:
         prior: Sequence[int] = (),
         prior_share: float = 0.5,
         prior_weight: float = 1.0,
+        moments: bool = False,
         spell: Callable[[str], str] = str,
     ):
         self.players: dict[str, nn.Module] = {"unet": module}
         self.module = module
         self.recipe, self.caption_recipe, self.offset_noise = recipe, caption_recipe, offset_noise
         self.latents, self.records, self.spell = latents, records, spell
+        self.moments = moments
         self.tokenizer, self.length = tokenizer, text_length(tokenizer, module)
         self.embeddings: dict[str, Tensor] = {}
         self.reading = (
@@ -124,14 +132,8 @@ class DiffusionRoute:
         self.prior, self.prior_weight = torch.tensor(list(prior), dtype=torch.long), prior_weight
         self.of_prior = round(recipe.batch_size * prior_share) if len(prior) else 0
         drawn = set(range(len(records)) if train is None else train) - set(prior)
-        weights = [self._weight(record) if i in drawn else 0.0 for i, record in enumerate(records)]
-        self.weights = torch.tensor(weights, dtype=torch.double)
-
-    def _weight(self, record: Record) -> float:
-        factors = [
-            factor for finding, factor in self.recipe.balance.items() if record.labels.get(finding) == 1
-        ]
-        return max(factors, default=1.0)
+        self.weights = film_weights(records, recipe.balance)
+        self.weights[[i for i in range(len(records)) if i not in drawn]] = 0.0
 
     def batch(self, step: int, rank: int, world: int) -> NoisyBatch:
         """This process's share of the batch of `step`."""
@@ -162,6 +164,9 @@ class DiffusionRoute:
     ) -> NoisyBatch:
         size = len(films)
         latents = self.latents[films, copies].float()
+        if self.moments:
+            mean, deviation = latents.chunk(2, 1)
+            latents = mean + deviation * torch.randn(mean.shape, generator=generator)
         noise = torch.randn(latents.shape, generator=generator)
         strata = (torch.arange(size) + torch.rand((), generator=generator)) / size
         timesteps = (strata * self.steps).long()
@@ -222,6 +227,15 @@ class DiffusionRoute:
         ratio = (alpha / sigma).square()
         divisor = ratio if self.prediction == "epsilon" else ratio + 1
         return ratio.clamp(max=self.recipe.min_snr) / divisor.clamp(min=1e-8)
+
+
+def film_weights(records: Sequence[Record], balance: Mapping[str, float]) -> Tensor:
+    """How often each film is drawn, (N,) double: the largest factor of `balance` among its findings, else 1."""
+    factors = [
+        [factor for finding, factor in balance.items() if record.labels.get(finding) == 1]
+        for record in records
+    ]
+    return torch.tensor([max(own, default=1.0) for own in factors], dtype=torch.double)
 
 
 def text_length(tokenizer: PreTrainedTokenizerBase, module: nn.Module) -> int:

@@ -1,24 +1,28 @@
-"""Training films held in memory at the sizes that a route needs, with their records."""
+"""Training films at the sizes that a route needs, with their records: in memory, or mapped from disk beyond a limit."""
 
 import hashlib
+import os
+import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from synthaug.datasets.base import Radiographs
-from synthaug.errors import DataError
+from synthaug.errors import DataError, DiskFullError
 from synthaug.images import resize
 from synthaug.record import Record
 
 
 @dataclass(frozen=True)
 class Films:
-    """The same N films at several sizes: `pyramid[size]` is uint8 (N, 1, size, size)."""
+    """The same N films at several sizes: `pyramid[size]` is uint8 (N, 1, size, size), perhaps mapped from disk."""
 
     pyramid: dict[int, NDArray[np.uint8]]
     records: tuple[Record, ...]
@@ -38,12 +42,52 @@ class Films:
         return sum(record.labels.get(finding) == 1 for record in self.records)
 
 
+@dataclass(frozen=True)
+class Storage:
+    """Films that take more than `limit` bytes lie in `folder`, in a file without a name that goes with the process."""
+
+    folder: Path
+    limit: int
+
+    def empty(self, count: int, sizes: Iterable[int]) -> dict[int, NDArray[np.uint8]]:
+        """Space for `count` films at each of `sizes`.
+
+        Raises:
+            DiskFullError: the disk has no room for them.
+        """
+        shapes = {size: (count, 1, size, size) for size in sizes}
+        needed = sum(count * size * size for size in shapes)
+        if needed <= self.limit:
+            return {size: np.empty(shape, np.uint8) for size, shape in shapes.items()}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(self.folder).free
+        if needed > free:
+            raise DiskFullError(
+                f"{self.folder}: {count} films at {', '.join(map(str, shapes))} px need {needed / 1e9:.2f} GB, found "
+                f"{free / 1e9:.2f} GB free; free some, choose another --out, or raise --film-memory"
+            )
+        held: dict[int, NDArray[np.uint8]] = {}
+        for size, shape in shapes.items():
+            with tempfile.TemporaryFile(dir=self.folder) as file:
+                held[size] = np.memmap(file, np.uint8, "w+", shape=shape)
+        return held
+
+
+def quarter_of_memory() -> int:
+    """Bytes that films may take where nobody says: a quarter of the machine's, or 8 GB where it does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+    except (AttributeError, OSError, ValueError):
+        return 8_000_000_000
+
+
 def load(
     datasets: Sequence[Radiographs],
     sizes: Iterable[int],
     minimum_age: float = 0,
     on_progress: Callable[[int, int], None] | None = None,
     choose: Callable[[Sequence[Record]], Sequence[int]] | None = None,
+    storage: Storage | None = None,
 ) -> Films:
     """Decode the films of `datasets` once and keep them at each of `sizes`, whole and square.
 
@@ -53,10 +97,12 @@ def load(
         minimum_age: films of known younger patients are left out.
         on_progress: called with (films done, films in all).
         choose: which of the films to take, from their records; only these are decoded. All when None.
+        storage: where they lie; in memory when None.
 
     Raises:
         DataError: no film is left.
         ImageError: a film cannot be read.
+        DiskFullError: they exceed the memory, and the disk.
     """
     chosen = [
         (data, index)
@@ -69,7 +115,11 @@ def load(
         raise DataError(f"--data {roots}: no frontal film of a patient of {minimum_age:g} years or more")
     if choose is not None:
         chosen = [chosen[i] for i in choose([data.records[index] for data, index in chosen])]
-    pyramid = {size: np.empty((len(chosen), 1, size, size), np.uint8) for size in sizes}
+    sizes = tuple(sizes)
+    if storage is None:
+        pyramid = {size: np.empty((len(chosen), 1, size, size), np.uint8) for size in sizes}
+    else:
+        pyramid = storage.empty(len(chosen), sizes)
 
     def put(position: int) -> None:
         data, index = chosen[position]

@@ -9,9 +9,9 @@ the base's scheduler decides noise schedule and prediction type.
 import hashlib
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import torch
 from diffusers import DDPMScheduler
@@ -23,10 +23,11 @@ from synthaug.adaptation.captions import CaptionRecipe, own_texts
 from synthaug.adaptation.denoising import DiffusionRecipe, DiffusionRoute, TextToNoise, text_length
 from synthaug.adaptation.films import Films
 from synthaug.adaptation.latents import AugmentationRecipe
-from synthaug.adaptation.loop import StepRecord, Training
+from synthaug.adaptation.loop import Route, StepRecord, Training
+from synthaug.adaptation.masters import in_kind
 from synthaug.adaptation.prior import PriorRecipe, class_films
 from synthaug.adaptation.route import Job, Progress, RouteRecipe, Run, SamplingDefaults
-from synthaug.diffusion.card import Base, CheckpointCard
+from synthaug.diffusion.card import CheckpointCard
 from synthaug.diffusion.checkpoint import Checkpoint
 from synthaug.diffusion.schedule import quiet_numpy
 from synthaug.errors import CheckpointError, UserError
@@ -38,8 +39,9 @@ class FineTuningRecipe(RouteRecipe):
     """What the diffusion routes share.
 
     `findings`: what is learnt; each must have a film. `image_size`: the base's when None. `per_finding`: take so many
-    films of each finding instead of all (few-shot). `validation`: share of the patients held out for a
-    loss that is no training loss. `zero_terminal_snr`: retrain the schedule (arXiv:2305.08891), v-prediction only.
+    films of each finding instead of all (few-shot). `validation`: share of the patients held out for a loss that is no
+    training loss. `posterior`: latents are the encoder's mean, or drawn anew in each step from what it says of a film, as in
+    Stable Diffusion's own training. `zero_terminal_snr`: retrain the schedule (arXiv:2305.08891), v-prediction only.
     """
 
     image_size: int | None = Field(default=None, gt=0)
@@ -47,11 +49,20 @@ class FineTuningRecipe(RouteRecipe):
     validation: float = Field(default=0.0, ge=0, lt=1)
     captions: CaptionRecipe = CaptionRecipe()
     augmentation: AugmentationRecipe = AugmentationRecipe()
+    posterior: Literal["mean", "sample"] = "mean"
     offset_noise: float = Field(default=0.0, ge=0)
     zero_terminal_snr: bool = False
     prior: PriorRecipe | None = None
     training: DiffusionRecipe
     sampling: SamplingDefaults | None = None
+
+
+class Validated(Route, Protocol):
+    """A route whose error on given films can be looked at, with noise, times and captions that never change."""
+
+    def fixed_batch(self, films: Sequence[int], /, seed: int = 0) -> Any: ...
+
+    def errors(self, module: Callable[..., Any], batch: Any, /) -> Tensor: ...
 
 
 class FineTuning(Run):
@@ -73,7 +84,7 @@ class FineTuning(Run):
         self.scheduler = self._training_scheduler()
         self.tokenizer = self.base.tokenizer
         held = films.load(
-            job.data, (self.size * 3 // 2,), self.recipe.minimum_age, job.on_films, self._choose
+            job.data, (self.size * 3 // 2,), self.recipe.minimum_age, job.on_films, self._choose, job.storage
         )
         own = [
             replace(r, provenance={**r.provenance, "captions": job.captions[r.key]})
@@ -116,7 +127,7 @@ class FineTuning(Run):
         return {
             "findings": list(card.findings),
             "views": list(card.views),
-            "base": {"name": base.name, "sha256": base.sha256, "terms": base.card.attribution or "unknown"},
+            "base": {**self.base_facts().model_dump(), "terms": base.card.attribution or "unknown"},
             "parameters trained": self.parameters()[0],
             "parameters": self.parameters()[1],
         }
@@ -127,7 +138,8 @@ class FineTuning(Run):
         # Nobody knows what a foreign checkpoint can draw, so its successor claims only what it learnt.
         known = () if before.route == "foreign" else before.findings
         views = () if before.route == "foreign" else before.views
-        sampling = recipe.sampling or before
+        # What a recipe does not set stays the base's.
+        sampling = recipe.sampling.model_dump(exclude_unset=True) if recipe.sampling else {}
         return before.model_copy(
             update={
                 "findings": tuple(f for f in FINDINGS if f in {*known, *recipe.findings}),
@@ -135,10 +147,8 @@ class FineTuning(Run):
                 "image_size": self.size,
                 "template": recipe.captions.template,
                 "route": recipe.route,
-                "base": Base(name=self.base.name, sha256=self.base.sha256),
-                "guidance_scale": sampling.guidance_scale,
-                "guidance_interval": sampling.guidance_interval,
-                "num_inference_steps": sampling.num_inference_steps,
+                "base": self.base_facts(),
+                **sampling,
                 "attribution": " ".join(filter(None, (recipe.attribution, before.attribution))),
             }
         )
@@ -181,6 +191,7 @@ class FineTuning(Run):
             prior=prior,
             prior_share=recipe.prior.share if recipe.prior else 0.0,
             prior_weight=recipe.prior.weight if recipe.prior else 1.0,
+            moments=recipe.posterior == "sample",
             spell=self.as_checkpoint().spell,
         )
         if self.parameters()[0]:
@@ -192,8 +203,11 @@ class FineTuning(Run):
                 job.accelerator,
                 self.rates,
                 job.execution.micro_batch,
+                job.execution.half,
+                job.execution.optimizer,
             )
             yield from self._train(training, route, out)
+            training.finish()
             averaged = training.averaged("unet")
             for name, p in self.module.named_parameters():
                 if name in averaged:
@@ -207,14 +221,17 @@ class FineTuning(Run):
     def identity(self, records: list[Any]) -> dict[str, Any]:
         """What a resume must find equal: recipe, base, films and their texts."""
         texts = hashlib.sha256(repr([r.to_json() for r in records]).encode()).hexdigest()
+        recipe = self.recipe.values()
+        if recipe["posterior"] == "mean":
+            del recipe["posterior"]  # states from before there was a choice do not name it
         return {
-            "recipe": self.recipe.values(),
+            "recipe": recipe,
             "base": self.base.sha256,
             "films": self.films.digest,
             "records": texts,
         }
 
-    def _train(self, training: Training, route: DiffusionRoute, out: list[int]) -> Iterator[Progress]:
+    def _train(self, training: Training, route: Validated, out: list[int]) -> Iterator[Progress]:
         execution, name = self.job.execution, self.recipe.route
         steps = min(self.recipe.training.steps, execution.max_steps or self.recipe.training.steps)
         for record in training.run(execution.save_every, until=steps):
@@ -228,7 +245,7 @@ class FineTuning(Run):
             yield Progress(name, steps, record)
 
     @torch.no_grad()
-    def _validate(self, route: DiffusionRoute, out: list[int]) -> float:
+    def _validate(self, route: Validated, out: list[int]) -> float:
         """Mean error on the held-out patients' films, with noise, times and captions that never change."""
         size = self.recipe.training.batch_size
         errors = [
@@ -241,6 +258,7 @@ class FineTuning(Run):
         """The base with what was trained in place, for samples."""
         return replace(
             self.base,
+            vae=in_kind(self.base.vae, self.module.unet.dtype),
             unet=self.module.unet,
             text_encoder=self.module.text_encoder,
             tokenizer=self.tokenizer,
@@ -253,14 +271,17 @@ class FineTuning(Run):
     def _encode(self, pixels: Tensor) -> Tensor:
         vae = self.base.vae
         pixels = pixels.to(self.job.accelerator.device).expand(-1, vae.config.in_channels, -1, -1)
-        mean = vae.encode(pixels).latent_dist.mean - (vae.config.shift_factor or 0.0)
-        return (mean * vae.config.scaling_factor).cpu()
+        found = vae.encode(pixels).latent_dist
+        parts = [found.mean - (vae.config.shift_factor or 0.0)]
+        parts += [found.std] if self.recipe.posterior == "sample" else []
+        return (torch.cat(parts, 1) * vae.config.scaling_factor).cpu()
 
     def _vae_digest(self) -> str:
         sha = hashlib.sha256()
         for name, weight in sorted(self.base.vae.encoder.state_dict().items()):
             sha.update(name.encode() + weight.detach().float().cpu().contiguous().numpy().tobytes())
-        return sha.hexdigest()[:32]
+        moments = "-moments" if self.recipe.posterior == "sample" else ""
+        return sha.hexdigest()[:32] + moments
 
     def scheduler_config(self) -> dict[str, Any]:
         """The schedule that the result is saved with."""

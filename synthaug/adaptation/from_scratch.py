@@ -32,6 +32,7 @@ from synthaug.adaptation.denoising import DiffusionRecipe, DiffusionRoute, TextT
 from synthaug.adaptation.films import load
 from synthaug.adaptation.latents import AugmentationRecipe
 from synthaug.adaptation.loop import LoopRecipe, Route, Training
+from synthaug.adaptation.masters import in_kind
 from synthaug.adaptation.principal_components import PrincipalComponents, fit
 from synthaug.adaptation.route import Job, Progress, RouteRecipe, Run, SamplingDefaults
 from synthaug.adaptation.small_text_encoder import TextEncoderShape, build_text_encoder, train_tokenizer
@@ -117,7 +118,9 @@ class FromScratch(Run):
         recipe = self.recipe = job.recipe
         self.folder, self.accelerator = job.out, job.accelerator
         self.compiled = job.execution.compiled
-        self.films = load(job.data, recipe.film_sizes(), recipe.minimum_age, job.on_films)
+        self.films = load(
+            job.data, recipe.film_sizes(), recipe.minimum_age, job.on_films, storage=job.storage
+        )
         small = self.films.pyramid[recipe.image_size]
         self.vae = build_autoencoder(recipe.autoencoder, small)
         self.components: PrincipalComponents | None = None
@@ -165,9 +168,7 @@ class FromScratch(Run):
             image_size=recipe.image_size,
             template=recipe.captions.template,
             route=recipe.route,
-            guidance_scale=recipe.sampling.guidance_scale,
-            guidance_interval=recipe.sampling.guidance_interval,
-            num_inference_steps=recipe.sampling.num_inference_steps,
+            **dict(recipe.sampling),
             attribution=recipe.attribution,
         )
 
@@ -229,8 +230,12 @@ class FromScratch(Run):
     def _training(
         self, route: Route, recipe: LoopRecipe, home: Path, identity: Mapping[str, Any]
     ) -> Training:
-        pieces = self.job.execution.micro_batch
-        return Training(route, recipe, home, identity, self.accelerator, micro_batch=pieces)
+        how = self.job.execution
+        # The autoencoder's losses (spectra, an adversary) need float32 and stay with autocast.
+        half = how.half and isinstance(route, DiffusionRoute)
+        return Training(
+            route, recipe, home, identity, self.accelerator, None, how.micro_batch, half, how.optimizer
+        )
 
     def _advance(
         self, training: Training, player: str, name: str, module: nn.Module, size: int | None = None
@@ -247,6 +252,7 @@ class FromScratch(Run):
             if self.job.on_samples and size and due:
                 with training.swapped(player):
                     self.job.on_samples(name, record.step, size, self._as_checkpoint())
+        training.finish()
         averaged = {
             key: value.detach().cpu().contiguous() for key, value in training.averaged(player).items()
         }
@@ -264,7 +270,7 @@ class FromScratch(Run):
         scheduler = self.recipe.schedule.sampler()
         return Checkpoint(
             unet=self.unet,
-            vae=self.vae,
+            vae=in_kind(self.vae, self.unet.dtype),
             text_encoder=self.text_encoder,
             tokenizer=self.tokenizer,
             scheduler_config={**scheduler.config, "_class_name": type(scheduler).__name__},

@@ -2,13 +2,18 @@
 
 The cache is one safetensors file named by a digest of all that its content depends on (films, encoder,
 augmentation), so it can never be stale: another digest is another file. Latents are float16 `(N, copies, C, h, w)`,
-already multiplied by the scaling factor of the autoencoder.
+already multiplied by the scaling factor of the autoencoder. A stochastic encoder may be kept as its moments: mean and
+standard deviation, `(N, copies, 2 C, h, w)`, of which each step draws anew. The file is written film by film and mapped when
+it is read, so neither has to fit into memory.
 """
 
 import hashlib
 import json
+import math
 import os
+import shutil
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +21,11 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import affine_grid, avg_pool2d, grid_sample
 
 from synthaug.adaptation.loop import draws
+from synthaug.errors import DiskFullError
 from synthaug.recipes import Recipe
 
 
@@ -51,44 +56,70 @@ def cache(
         folder: where caches live.
         films: uint8 (N, 1, S, S), S >= size; the sharpest source at hand, since copies are resampled from it.
         size: edge of the encoded images in pixels.
-        encode: pixels (B, 1, size, size) in [-1, 1] -> scaled latents (B, C, h, w).
+        encode: pixels (B, 1, size, size) in [-1, 1] -> scaled latents (B, C, h, w), or moments (B, 2 C, h, w).
         encoder_digest: names the encoder's weights.
         recipe: the copies.
 
     Returns:
         float16 (N, copies, C, h, w), mapped from disk.
+
+    Raises:
+        DiskFullError: the disk has no room for them.
     """
     content = hashlib.sha256(np.ascontiguousarray(films).data).hexdigest()
     note = json.dumps([content, size, encoder_digest, recipe.values()], sort_keys=True)
     path = folder / f"latents-{size}-{hashlib.sha256(note.encode()).hexdigest()[:16]}.safetensors"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        copies = [
-            _encode_copy(films, size, encode, recipe, copy, batch_size) for copy in range(recipe.copies)
-        ]
         partial = path.with_suffix(".partial")
-        save_file({"latents": torch.stack(copies, 1).contiguous()}, partial)
+        held: np.memmap | None = None
+        for copy, start in product(range(recipe.copies), range(0, len(films), batch_size)):
+            encoded = _encode(films[start : start + batch_size], size, encode, recipe, copy, start)
+            if held is None:
+                held = _create(partial, (len(films), recipe.copies, *encoded.shape[1:]))
+            held[start : start + len(encoded), copy] = encoded.numpy()
+        if held is not None:
+            held.flush()
         os.replace(partial, path)
     with safe_open(path, "pt") as stored:
         return stored.get_tensor("latents")
 
 
-def _encode_copy(
+def _create(path: Path, shape: tuple[int, ...]) -> np.memmap:
+    """A safetensors file with one float16 tensor "latents", still zero, mapped for writing.
+
+    Raises:
+        DiskFullError: the disk has no room for it.
+    """
+    size = 2 * math.prod(shape)
+    free = shutil.disk_usage(path.parent).free
+    if size > free:
+        raise DiskFullError(
+            f"{path.parent}: the latents of the films need {size / 1e9:.2f} GB, found {free / 1e9:.2f} GB free; free some, "
+            "or --set augmentation.copies=1"
+        )
+    header = json.dumps({"latents": {"dtype": "F16", "shape": shape, "data_offsets": [0, size]}}).encode()
+    header += b" " * (-len(header) % 8)
+    with open(path, "wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + size)
+    return np.memmap(path, np.float16, "r+", offset=8 + len(header), shape=shape)
+
+
+def _encode(
     films: NDArray[np.uint8],
     size: int,
     encode: Callable[[Tensor], Tensor],
     recipe: AugmentationRecipe,
     copy: int,
-    batch_size: int,
+    start: int,
 ) -> Tensor:
-    latents = []
-    for start in range(0, len(films), batch_size):
-        pixels = torch.from_numpy(np.ascontiguousarray(films[start : start + batch_size])).float() / 127.5 - 1
-        generator = draws(recipe.seed, start, copy)
-        pixels = augment(pixels, size, recipe, generator) if copy else resample(pixels, size)
-        with torch.no_grad():
-            latents.append(encode(pixels).half())
-    return torch.cat(latents)
+    """One copy of a few films, the first of which is number `start` of all."""
+    pixels = torch.from_numpy(np.ascontiguousarray(films)).float() / 127.5 - 1
+    generator = draws(recipe.seed, start, copy)
+    pixels = augment(pixels, size, recipe, generator) if copy else resample(pixels, size)
+    with torch.no_grad():
+        return encode(pixels).half()
 
 
 def augment(pixels: Tensor, size: int, recipe: AugmentationRecipe, generator: torch.Generator) -> Tensor:

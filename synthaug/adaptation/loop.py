@@ -28,6 +28,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from synthaug.adaptation.masters import MOMENTS, Masters, make_optimizer, moments, set_moments
 from synthaug.errors import DiskFullError, OutputFolderError, TrainingDivergedError, UserError
 from synthaug.recipes import Recipe, differences
 
@@ -88,12 +89,15 @@ class Training:
         accelerator: device, precision and processes.
         rates: start of a parameter's name -> its share of the learning rate; 1 where nothing fits.
         micro_batch: films at once on a device; all of a process's share when None.
+        half: let the networks hold bfloat16 weights while they learn; `finish` gives them back theirs.
+        optimizer: "adamw" or "adamw8bit".
 
     Raises:
         OutputFolderError: the folder holds the state of another run.
         TrainingDivergedError: a loss is not finite; the last saved state is kept.
         DiskFullError: the disk has no room for the state; said before the first step.
-        UserError: more processes than the batch has films for.
+        UserError: more processes than the batch has films for, or more than one with `half`.
+        NotInstalledError: the optimizer's library is missing.
     """
 
     def __init__(
@@ -105,26 +109,32 @@ class Training:
         accelerator: Accelerator,
         rates: Mapping[str, float] | None = None,
         micro_batch: int | None = None,
+        half: bool = False,
+        optimizer: str = "adamw",
     ):
         self.route, self.recipe, self.folder, self.identity = route, recipe, folder, dict(identity)
         self.accelerator, self.micro_batch = accelerator, micro_batch
-        _check_processes(recipe.batch_size, accelerator.num_processes)
+        _check_processes(recipe.batch_size, accelerator.num_processes, half)
+        if optimizer != "adamw":
+            self.identity["optimizer"] = optimizer  # its moments are of another kind
         self.optimizers: dict[str, Any] = {}
-        self.averages: dict[str, list[Tensor]] = {}
+        self.masters: dict[str, Masters] = {}
+        self.averages: dict[str, dict[str, Tensor]] = {}
         self.step = 0
         for name, module in route.players.items():
-            trainable = [p for p in module.parameters() if p.requires_grad]
+            module.to(accelerator.device)
             if accelerator.device.type == "cuda":
                 module.to(memory_format=torch.channels_last)
-            optimizer = torch.optim.AdamW(
-                _groups(module, rates or {}),
-                lr=recipe.learning_rate,
-                betas=recipe.betas,
-                weight_decay=recipe.weight_decay,
-                fused=True,
+            self.masters[name] = held = Masters(module, half)
+            made = make_optimizer(
+                optimizer,
+                _groups(held.weights, rates or {}),
+                recipe.learning_rate,
+                recipe.betas,
+                recipe.weight_decay,
             )
-            route.players[name], self.optimizers[name] = self.accelerator.prepare(module, optimizer)
-            self.averages[name] = [p.detach().to(self.accelerator.device, copy=True) for p in trainable]
+            route.players[name], self.optimizers[name] = self.accelerator.prepare(module, made)
+            self.averages[name] = {key: p.detach().clone() for key, p in held.weights.items()}
         if (folder / STATE).exists():
             self._load()
 
@@ -159,6 +169,7 @@ class Training:
     def _learn(self, name: str, pieces: Sequence[Any]) -> dict[str, float]:
         """One step of one player; figures of this process, but the loss is that of the whole batch."""
         accelerator, module, optimizer = self.accelerator, self.route.players[name], self.optimizers[name]
+        held = self.masters[name]
         optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=accelerator.device)
         seen: dict[str, list[Tensor]] = {}
@@ -171,18 +182,20 @@ class Training:
                     return {}
                 loss, more = outcome
                 accelerator.backward(loss * (weight * accelerator.num_processes))
+            held.collect()
             total = total + loss.detach().float() * weight
             for key, value in more.items():
                 seen.setdefault(key, []).append(value.detach().float())
         if accelerator.num_processes > 1:
             total = accelerator.reduce(total, "sum")
-        norm = accelerator.clip_grad_norm_(module.parameters(), self.recipe.clip)
+        norm = accelerator.clip_grad_norm_(list(held.weights.values()), self.recipe.clip)
         if not (torch.isfinite(total) and torch.isfinite(norm)):
             raise TrainingDivergedError(
                 f"the loss of {name} is not finite at step {self.step}; the last good state is in "
                 f"{self.folder / STATE}; lower learning_rate and run the same command again"
             )
         optimizer.step()
+        held.publish()
         self._average(name)
         figures = {"loss": total, **{key: torch.stack(values).mean() for key, values in seen.items()}}
         return {f"{name}/{key}": float(value) for key, value in figures.items()}
@@ -192,7 +205,7 @@ class Training:
         size = 0
         for module in self.route.players.values():
             module = self.accelerator.unwrap_model(module)
-            size += sum(16 * p.numel() for _, p in _trainable(module))
+            size += sum(16 * p.numel() for p in module.parameters() if p.requires_grad)
             size += sum(b.numel() * b.element_size() for b in module.buffers())
         return size
 
@@ -214,20 +227,23 @@ class Training:
 
     def averaged(self, player: str) -> dict[str, Tensor]:
         """The moving average of a player's trainable parameters, by name."""
-        module = self.accelerator.unwrap_model(self.route.players[player])
-        names = [name for name, p in module.named_parameters() if p.requires_grad]
-        return dict(zip(names, self.averages[player], strict=True))
+        return self.averages[player]
 
     @contextmanager
     def swapped(self, player: str) -> Iterator[None]:
         """The player with its moving average in place of its weights, for samples and validation."""
-        module = self.accelerator.unwrap_model(self.route.players[player])
-        kept = [p.detach().clone() for _, p in _trainable(module)]
-        _write(module, self.averages[player])
+        held = self.masters[player]
+        kept = {name: weight.detach().clone() for name, weight in held.weights.items()}
+        held.write(self.averages[player])
         try:
             yield
         finally:
-            _write(module, kept)
+            held.write(kept)
+
+    def finish(self) -> None:
+        """Give the players float32 weights again, where they learnt with others; nothing is trained after that."""
+        for held in self.masters.values():
+            held.restore()
 
     def save(self) -> None:
         """Write the state: temporary name, fsync, rename; only the main process writes."""
@@ -236,10 +252,10 @@ class Training:
         tensors: dict[str, Tensor] = {}
         for player, module in self.route.players.items():
             module = self.accelerator.unwrap_model(module)
-            moments = self.optimizers[player].state
-            for (name, p), average in zip(_trainable(module), self.averages[player], strict=True):
-                tensors |= {f"{player}/weight/{name}": p.detach(), f"{player}/average/{name}": average}
-                tensors |= {f"{player}/{key}/{name}": value for key, value in moments[p].items()}
+            for name, p in self.masters[player].weights.items():
+                own = {"weight": p.detach(), "average": self.averages[player][name]}
+                own |= moments(self.optimizers[player], p)
+                tensors |= {f"{player}/{key}/{name}": value for key, value in own.items()}
             # Buffers move too: the singular vectors of a spectral norm are part of where a run stands.
             tensors |= {f"{player}/buffer/{name}": value for name, value in module.named_buffers()}
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -263,16 +279,13 @@ class Training:
             keys = set(state.keys())
             for player, module in self.route.players.items():
                 module = self.accelerator.unwrap_model(module)
-                optimizer = self.optimizers[player]
-                for (name, p), average in zip(_trainable(module), self.averages[player], strict=True):
+                for name, p in self.masters[player].weights.items():
                     p.data.copy_(state.get_tensor(f"{player}/weight/{name}"))
-                    average.copy_(state.get_tensor(f"{player}/average/{name}"))
-                    for key in ("step", "exp_avg", "exp_avg_sq"):
-                        if (stored := f"{player}/{key}/{name}") in keys:
-                            value = state.get_tensor(stored)
-                            # Fused AdamW walks weights and moments side by side: equal strides, not only shapes.
-                            like = torch.empty_like(p) if value.shape == p.shape else torch.empty_like(value)
-                            optimizer.state[p][key] = like.copy_(value)
+                    self.averages[player][name].copy_(state.get_tensor(f"{player}/average/{name}"))
+                    kept = {kind: f"{player}/{kind}/{name}" for kind in MOMENTS}
+                    found = {kind: state.get_tensor(key) for kind, key in kept.items() if key in keys}
+                    set_moments(self.optimizers[player], p, found)
+                self.masters[player].publish()
                 for name, value in module.named_buffers():
                     if (stored := f"{player}/buffer/{name}") in keys:
                         value.copy_(state.get_tensor(stored))
@@ -280,21 +293,25 @@ class Training:
     @torch.no_grad()
     def _average(self, player: str) -> None:
         decay = min(self.recipe.ema, (1 + self.step) / (10 + self.step))
-        module = self.accelerator.unwrap_model(self.route.players[player])
-        weights = [p.detach() for _, p in _trainable(module)]
-        torch._foreach_lerp_(self.averages[player], weights, 1 - decay)
+        weights = [p.detach() for p in self.masters[player].weights.values()]
+        torch._foreach_lerp_(list(self.averages[player].values()), weights, 1 - decay)
 
 
-def _groups(module: nn.Module, rates: Mapping[str, float]) -> list[dict[str, Any]]:
-    """The trainable parameters by their share of the learning rate; the longest fitting start of a name decides."""
+def _groups(weights: Mapping[str, nn.Parameter], rates: Mapping[str, float]) -> list[dict[str, Any]]:
+    """The weights by their share of the learning rate; the longest fitting start of a name decides."""
     groups: dict[float, list[nn.Parameter]] = {}
-    for name, p in _trainable(module):
+    for name, p in weights.items():
         fitting = [start for start in rates if name.startswith(start)]
         groups.setdefault(rates[max(fitting, key=len)] if fitting else 1.0, []).append(p)
     return [{"params": members, "scale": scale} for scale, members in groups.items()]
 
 
-def _check_processes(batch_size: int, world: int) -> None:
+def _check_processes(batch_size: int, world: int, half: bool) -> None:
+    if half and world > 1:
+        raise UserError(
+            f"--precision bfloat16-weights: for one process, found {world}; gradients are exchanged in float32, "
+            "so give --precision bfloat16"
+        )
     if (world - 1) * math.ceil(batch_size / world) >= batch_size:
         raise UserError(
             f"batch_size {batch_size} leaves some of {world} processes without a film; "
@@ -314,16 +331,6 @@ def _pieces(batch: Any, size: int | None) -> Iterator[Any]:
         yield from (type(batch)(*parts) for parts in zip(*(part.split(size) for part in batch), strict=True))
     else:
         yield from batch.split(size)
-
-
-def _trainable(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    return [(name, p) for name, p in module.named_parameters() if p.requires_grad]
-
-
-@torch.no_grad()
-def _write(module: nn.Module, values: Sequence[Tensor]) -> None:
-    for (_, p), value in zip(_trainable(module), values, strict=True):
-        p.copy_(value)
 
 
 def draws(seed: int, step: int, stream: int = 0) -> torch.Generator:

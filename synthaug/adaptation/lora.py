@@ -7,7 +7,8 @@ The base stays as it is; the result is an adapter folder with diffusers' `pytorc
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -46,39 +47,44 @@ class Lora(FineTuning):
         self.rates = {"text_encoder.": recipe.text_encoder_rate}
         with torch.random.fork_rng():
             torch.manual_seed(recipe.training.seed)
-            _inject(self.base.unet, recipe.targets, recipe)
+            inject(self.base.unet, recipe.targets, recipe.rank, recipe.alpha)
             if recipe.text_encoder:
-                _inject(self.base.text_encoder, recipe.text_encoder_targets, recipe)
+                inject(self.base.text_encoder, recipe.text_encoder_targets, recipe.rank, recipe.alpha)
         return TextToNoise(self.base.unet, self.base.text_encoder, self.job.execution.compiled)
 
     def write(self) -> None:
         write_adapter(self.job.out, self.card(), self.job.model, self._save)
 
     def _save(self) -> None:
-        tensors: dict[str, torch.Tensor] = {}
-        facts: dict[str, Any] = {}
-        for component in ("unet", "text_encoder") if self.recipe.text_encoder else ("unet",):
-            tensors |= {
-                f"{component}.{name.replace('.default.', '.')}": p.detach().cpu().contiguous()
-                for name, p in getattr(self.module, component).named_parameters()
-                if p.requires_grad
-            }
-            targets = self.recipe.targets if component == "unet" else self.recipe.text_encoder_targets
-            values = _config(targets, self.recipe).to_dict()
-            facts |= {
-                f"{component}.{key}": _plain(value) for key, value in values.items() if value is not None
-            }
-        metadata = {"format": "pt", METADATA: json.dumps(facts, indent=2, sort_keys=True)}
-        save_file(tensors, self.job.out / LORA, metadata=metadata)
+        configs = {"unet": config(self.recipe.targets, self.recipe.rank, self.recipe.alpha)}
+        if self.recipe.text_encoder:
+            targets = self.recipe.text_encoder_targets
+            configs["text_encoder"] = config(targets, self.recipe.rank, self.recipe.alpha)
+        save_factors(self.job.out / LORA, self.module, configs)
 
 
-def _config(targets: Sequence[str], recipe: LoraRecipe) -> LoraConfig:
-    return LoraConfig(
-        r=recipe.rank, lora_alpha=recipe.alpha, target_modules=sorted(targets), init_lora_weights="gaussian"
-    )
+def config(targets: Sequence[str], rank: int, alpha: int) -> LoraConfig:
+    """Factors of `rank` in the layers whose names end in `targets`."""
+    return LoraConfig(r=rank, lora_alpha=alpha, target_modules=sorted(targets), init_lora_weights="gaussian")
 
 
-def _inject(model: nn.Module, targets: Sequence[str], recipe: LoraRecipe) -> None:
+def save_factors(path: Path, module: TextToNoise, configs: Mapping[str, LoraConfig]) -> None:
+    """Write the factors of each component (`unet`, `text_encoder`) in fp16, named as diffusers names them."""
+    tensors: dict[str, torch.Tensor] = {}
+    facts: dict[str, Any] = {}
+    for component, settings in configs.items():
+        tensors |= {
+            f"{component}.{name.replace('.default.', '.')}": p.detach().cpu().half().contiguous()
+            for name, p in getattr(module, component).named_parameters()
+            if p.requires_grad
+        }
+        values = settings.to_dict()
+        facts |= {f"{component}.{key}": _plain(value) for key, value in values.items() if value is not None}
+    metadata = {"format": "pt", METADATA: json.dumps(facts, indent=2, sort_keys=True)}
+    save_file(tensors, path, metadata=metadata)
+
+
+def inject(model: nn.Module, targets: Sequence[str], rank: int, alpha: int) -> None:
     """Put the factors into the layers; only they are free.
 
     Raises:
@@ -90,7 +96,7 @@ def _inject(model: nn.Module, targets: Sequence[str], recipe: LoraRecipe) -> Non
             f"targets: {type(model).__name__} has no layer named {', '.join(targets)}; "
             f"its linear layers end in {', '.join(sorted(known))}"
         )
-    inject_adapter_in_model(_config(targets, recipe), model)
+    inject_adapter_in_model(config(targets, rank, alpha), model)
     for name, p in model.named_parameters():
         p.requires_grad_(".lora_" in name)
 

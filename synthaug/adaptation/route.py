@@ -15,24 +15,36 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from pydantic import Field, field_validator
 
-from synthaug.adaptation.films import Films
+from synthaug.adaptation.films import Films, Storage, quarter_of_memory
 from synthaug.adaptation.loop import StepRecord
 from synthaug.datasets.base import Radiographs
+from synthaug.diffusion.card import Base
 from synthaug.diffusion.checkpoint import Checkpoint
 from synthaug.diffusion.device import choose_device, choose_dtype, dtype_name
-from synthaug.errors import UserError
+from synthaug.diffusion.schedule import SCHEDULERS
+from synthaug.errors import UnknownNameError, UserError
 from synthaug.findings import canonical
 from synthaug.recipes import Recipe
 
-PRECISIONS = {"float32": "no", "bfloat16": "bf16"}
+HALF = "bfloat16-weights"
+PRECISIONS = {"float32": "no", "bfloat16": "bf16", HALF: "bf16"}
 
 
 class SamplingDefaults(Recipe):
-    """What `generate` does when it is not told otherwise; written into the checkpoint's card."""
+    """What `generate` does when it is not told otherwise; written into the checkpoint's card (see `CheckpointCard`)."""
 
     guidance_scale: float = Field(default=3.0, ge=1)
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     num_inference_steps: int = Field(default=20, gt=0)
+    scheduler: str = "dpmsolver++"
+    negative_prompt: str = ""
+
+    @field_validator("scheduler")
+    @classmethod
+    def _a_scheduler(cls, name: str) -> str:
+        if name not in SCHEDULERS:
+            raise UnknownNameError("scheduler", name, SCHEDULERS)
+        return name
 
 
 class RouteRecipe(Recipe):
@@ -56,11 +68,14 @@ class Execution:
 
     Attributes:
         device: "auto", "cpu", "cuda" or "mps".
-        precision: "float32" or "bfloat16" (autocast; master weights stay float32); None takes bfloat16 where
-            the hardware multiplies it.
+        precision: "float32", "bfloat16" (autocast; master weights stay float32) or "bfloat16-weights" (the networks hold
+            bfloat16 copies; see `synthaug.adaptation.masters`); None takes bfloat16 where the hardware multiplies it.
+        optimizer: "adamw", or "adamw8bit" of bitsandbytes.
         compiled: compile the networks; pays after some hundred steps.
         micro_batch: films at once on a device; gradients add up to those of the whole batch.
         checkpointing: compute activations again in the backward pass instead of keeping them.
+        film_memory: GB that the films may take in memory; beyond it they are mapped from the disk of `out`. None takes a
+            quarter of the machine's.
         save_every: steps between saved states, sample grids and validation.
         max_steps: cut every training short, for a trial.
         part: of `from_scratch`: "autoencoder" or "unet" alone.
@@ -68,12 +83,19 @@ class Execution:
 
     device: str = "auto"
     precision: str | None = None
+    optimizer: str = "adamw"
     compiled: bool = False
     micro_batch: int | None = None
     checkpointing: bool = False
+    film_memory: float | None = None
     save_every: int = 500
     max_steps: int | None = None
     part: str | None = None
+
+    @property
+    def half(self) -> bool:
+        """Whether the diffusion networks hold bfloat16 weights while they learn."""
+        return self.precision == HALF
 
     def accelerator(self, **options: Any) -> Accelerator:
         """The processes and the device as accelerate sees them.
@@ -87,7 +109,9 @@ class Execution:
             found = dtype_name(choose_dtype(place))
             precision = found if found in PRECISIONS else "float32"
         if precision not in PRECISIONS:
-            raise UserError(f"--precision {precision}: expected {' or '.join(PRECISIONS)}")
+            raise UserError(f"--precision {precision}: expected {', '.join(PRECISIONS)}")
+        if self.film_memory is not None and self.film_memory < 0:
+            raise UserError(f"--film-memory {self.film_memory:g}: expected GB, 0 or more")
         for name in ("micro_batch", "save_every", "max_steps"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise UserError(f"--{name.replace('_', '-')} {value}: expected 1 or more")
@@ -132,6 +156,13 @@ class Job:
     on_films: Callable[[int, int], None] | None = None
     on_samples: Callable[[str, int, int, Checkpoint], None] | None = None
 
+    @property
+    def storage(self) -> Storage:
+        """Where the films lie."""
+        given = self.execution.film_memory
+        limit = quarter_of_memory() if given is None else int(given * 1e9)
+        return Storage(self.out / "training", limit)
+
 
 class Run(ABC):
     """One run of a route; `films` are held from the start."""
@@ -149,6 +180,17 @@ class Run(ABC):
     @abstractmethod
     def parameters(self) -> tuple[int, int]:
         """Number of trained parameters, and of all."""
+
+    def base_facts(self) -> Base:
+        """Name, identity and licence of the base, for the cards of what was made from it.
+
+        Raises:
+            UserError: the route starts from nothing.
+        """
+        base = self.job.base
+        if base is None:
+            raise UserError(f"route {self.job.recipe.route} has no base; give it with --model")
+        return Base(name=base.name, sha256=base.sha256, license=base.card.license)
 
     def facts(self) -> dict[str, Any]:
         """What the model card tells beyond recipe and films."""

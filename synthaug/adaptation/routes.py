@@ -16,6 +16,7 @@ ROUTES: dict[str, tuple[str, str, str]] = {
     "lora": ("lora", "LoraRecipe", "Lora"),
     "textual_inversion": ("textual_inversion", "TextualInversionRecipe", "TextualInversion"),
     "text_projection": ("text_projection", "TextProjectionRecipe", "TextProjection"),
+    "distill": ("distill", "DistillRecipe", "Distill"),
     "vae": ("vae", "VaeRecipe", "Vae"),
 }
 

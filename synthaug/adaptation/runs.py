@@ -2,6 +2,7 @@
 
     OUT/training/log.jsonl    one line a step: part, step, figures, learning_rate
     OUT/training/run.json     route, base, parameters, films/s, memory, device, precision, last figures
+    OUT/evaluation/           results.json of `synthaug evaluate --out OUT/evaluation`, if somebody measured its films
 
 A run that was killed repeats some steps; the last line of a step counts.
 """
@@ -23,6 +24,7 @@ from synthaug.shards import atomic_write
 from synthaug.tables import columns
 
 LOG, FACTS = "log.jsonl", "run.json"
+MEASURED = ("label accuracy", "label AUROC", "KID")  # of the results beside a run
 TAIL = 20  # steps that a loss is averaged over
 COLUMNS = (
     "run",
@@ -36,6 +38,7 @@ COLUMNS = (
     "trained",
     "films/s",
     "memory GB",
+    *MEASURED,
 )
 
 
@@ -105,7 +108,11 @@ def read_log(run: Path) -> list[dict[str, Any]]:
 
 
 def row(run: Path) -> dict[str, Any]:
-    """The figures of one run; None where the run did not record one. Losses are means over 20 steps."""
+    """The figures of one run; None where the run did not record one. Losses are means over 20 steps.
+
+    Raises:
+        DataError: no log, or results that cannot be read.
+    """
     log, path = read_log(run), run / "training" / FACTS
     facts = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     part = log[-1]["part"] if log else ""
@@ -125,7 +132,24 @@ def row(run: Path) -> dict[str, Any]:
         "trained": facts.get("parameters_trained"),
         "films/s": facts.get("films_per_second"),
         "memory GB": facts["peak_memory_bytes"] / 1e9 if "peak_memory_bytes" in facts else None,
+        **_measured(run / "evaluation" / "results.json"),
     }
+
+
+def _measured(path: Path) -> dict[str, str | None]:
+    """Label fidelity and KID with their intervals, as evaluate found them of all films together."""
+    found: dict[str, str | None] = dict.fromkeys(MEASURED)
+    if not path.exists():
+        return found
+    try:
+        for metric in json.loads(path.read_text(encoding="utf-8"))["metrics"]:
+            name, value = metric["name"], metric["value"]
+            own = metric["arm"] != "real" and metric["subgroup"] is None
+            if own and value is not None and name in found and found[name] is None:
+                found[name] = f"{value:.3f} ({metric['low']:.3f} to {metric['high']:.3f})"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"--compare: {path} is not what `synthaug evaluate` writes ({error})") from error
+    return found
 
 
 def compare(runs: Sequence[Path]) -> str:

@@ -5,6 +5,7 @@ looked at. Then it is trained with the diffusion loss, with the encoder and the 
 checkpoint of its own, with the encoder and its tokenizer inside. Chambon et al. 2022, arXiv:2210.04133.
 """
 
+import copy
 from itertools import product
 from typing import Any, Literal
 
@@ -18,9 +19,12 @@ from synthaug.adaptation.fine_tuning import FineTuningRecipe
 from synthaug.adaptation.route import Job
 from synthaug.adaptation.unet import UNet
 from synthaug.diffusion.card import CheckpointCard
-from synthaug.diffusion.projected_text_encoder import fit_projection
+from synthaug.diffusion.projected_text_encoder import (
+    ProjectedTextConfig,
+    ProjectedTextEncoder,
+    fit_projection,
+)
 from synthaug.diffusion.text_encoders import open_text_encoder
-from synthaug.errors import UserError
 from synthaug.findings import FINDINGS, NO_FINDING
 from synthaug.record import VIEWS
 
@@ -28,8 +32,11 @@ TURNS = 4  # prompts of each finding that the projection is fitted on, views, se
 
 
 class TextProjectionRecipe(FineTuningRecipe):
-    """`text_encoder`: folder or hub id, unless --text-encoder names one. `trains`: what follows the diffusion loss;
-    "nothing" keeps the fit on text. `fit`: whether the projection starts from that fit; `ridge`: its penalty."""
+    """`text_encoder`: folder or hub id, unless --text-encoder names one; the base's own where neither does.
+
+    `trains`: what follows the diffusion loss; "nothing" keeps the fit on text. `fit`: whether the projection starts from that
+    fit; `ridge`: its penalty.
+    """
 
     route: Literal["text_projection"] = "text_projection"
     text_encoder: str | None = None
@@ -54,15 +61,13 @@ class TextProjection(UNet):
     def prepare(self) -> TextToNoise:
         recipe, base = self.recipe, self.base
         source = self.job.text_encoder or recipe.text_encoder
-        if source is None:
-            raise UserError(
-                "route text_projection: give the text encoder with --text-encoder, a folder or a hub id of a "
-                "Hugging Face encoder (or a base's own: --text-encoder BASE/text_encoder)"
-            )
         length = text_length(base.tokenizer, TextToNoise(base.unet, base.text_encoder))
         with torch.random.fork_rng():
             torch.manual_seed(recipe.training.seed)
-            encoder, tokenizer = open_text_encoder(source, base.unet.config.cross_attention_dim, length)
+            if source is None:
+                encoder, tokenizer = self._own(length), base.tokenizer
+            else:
+                encoder, tokenizer = open_text_encoder(source, base.unet.config.cross_attention_dim, length)
         length = (
             encoder.config.max_position_embeddings
         )  # less than the base's where the encoder has fewer places
@@ -84,6 +89,15 @@ class TextProjection(UNet):
 
     def facts(self) -> dict[str, Any]:
         return {**super().facts(), "variance of the base's text space explained": self.explained}
+
+    def _own(self, length: int) -> ProjectedTextEncoder:
+        """The base's encoder behind a projection of its own."""
+        model = copy.deepcopy(self.base.text_encoder)
+        if isinstance(model, ProjectedTextEncoder):
+            model = model.encoder
+        width = self.base.unet.config.cross_attention_dim
+        shape = ProjectedTextConfig(encoder=model.config.to_dict(), hidden_size=width, length=length)
+        return ProjectedTextEncoder(shape, model.eval()).eval()
 
     def _clip(self, length: int) -> Any:
         base, read = self.base, _reader(self.base.tokenizer, length)

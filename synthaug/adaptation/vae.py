@@ -15,7 +15,6 @@ from synthaug.adaptation import films
 from synthaug.adaptation.autoencoding import AutoencoderRecipe, AutoencoderRoute
 from synthaug.adaptation.loop import Training
 from synthaug.adaptation.route import Job, Progress, RouteRecipe, Run
-from synthaug.diffusion.card import Base
 from synthaug.diffusion.checkpoint import save_as_saved
 from synthaug.errors import UserError
 
@@ -52,6 +51,7 @@ class Vae(Run):
             lambda records: films.for_findings(
                 records, recipe.findings, recipe.per_finding, recipe.training.seed
             ),
+            job.storage,
         )
         vae = self.base.vae
         vae.decoder.requires_grad_(True)
@@ -71,7 +71,7 @@ class Vae(Run):
             facts["note"] = "the encoder was trained, so the U-Net no longer fits its latents: adapt it next"
         free, total = self.parameters()
         return {
-            "base": {"name": base.name, "sha256": base.sha256, "terms": base.card.attribution or "unknown"},
+            "base": {**self.base_facts().model_dump(), "terms": base.card.attribution or "unknown"},
             "parameters trained": free,
             "parameters": total,
             **facts,
@@ -90,6 +90,7 @@ class Vae(Run):
             identity,
             job.accelerator,
             micro_batch=job.execution.micro_batch,
+            optimizer=job.execution.optimizer,
         )
         steps = min(recipe.training.steps, job.execution.max_steps or recipe.training.steps)
         for record in training.run(job.execution.save_every, until=steps):
@@ -102,7 +103,7 @@ class Vae(Run):
             vae.to("cpu")
             update: dict[str, Any] = {
                 "route": recipe.route,
-                "base": Base(name=self.base.name, sha256=self.base.sha256),
+                "base": self.base_facts(),
                 "attribution": " ".join(filter(None, (recipe.attribution, self.base.card.attribution))),
             }
             save_as_saved(job.out, replace(self.base, card=self.base.card.model_copy(update=update)))

@@ -4,18 +4,22 @@ Conventions: seconds of wall clock on this machine as loaded as it is now; cells
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from synthaug.benchmark import frozen
+from synthaug.benchmark.drawing import Draw, Generator, adaptation, folder_of, seconds_a_film, seconds_a_step
 from synthaug.benchmark.study import Cell, Study
 from synthaug.detection.augment import augment
 from synthaug.detection.detector import Detector, DetectorConfig, build_detector, uses_bf16
+from synthaug.detection.logistic import fit_logistic
 from synthaug.detection.predict import extract, predict
+from synthaug.diffusion import load_checkpoint
 from synthaug.diffusion.device import choose_device
 
 
@@ -53,6 +57,34 @@ def costs(study: Study, out: str | Path, device: str = "auto") -> list[Cost]:
     return found
 
 
+def generator_costs(
+    generator: Generator,
+    model: str | Path,
+    finding: str,
+    arms: Sequence[tuple[Draw, Any]] | None,
+    out: str | Path,
+    device: str = "auto",
+) -> list[Cost]:
+    """What the synthetic films cost: drawing them, and for a closed claim adapting a generator for each draw's films.
+
+    Arguments: `arms` the films of each draw for a closed claim, None for a ready generator. A class image of prior preservation
+    counts as a film.
+    """
+    out = Path(out)
+    folders = [out / "synthetic"] if arms is None else [folder_of(out, one) / "films" for one, _ in arms]
+    left = [folder for folder in folders if not (folder / "absent" / "manifest.json").is_file()]
+    if not left:
+        return [Cost("generators", 0, len(folders), 0.0)]
+    film = seconds_a_film(load_checkpoint(model, device))
+    seconds = len(left) * 2 * generator.count * film
+    if arms:
+        recipe: Any = adaptation(generator, finding, 0)
+        prior = recipe.prior.count if recipe.prior is not None else 0
+        each = seconds_a_step(recipe, arms[0][1], model, device) * recipe.training.steps
+        seconds += len(left) * (each + prior * film)
+    return [Cost("generators", len(left), len(folders) - len(left), seconds)]
+
+
 def _frozen(study: Study, cells: list[Cell], device: str) -> float:
     recipe, material = study.recipe, study.material["frozen"]
     detector, _ = frozen.open_extractor(recipe.extractor, recipe.image_size, device=device)
@@ -64,7 +96,7 @@ def _frozen(study: Study, cells: list[Cell], device: str) -> float:
     # One fit of a middling size stands for all: the search takes about as many steps whatever the films.
     rng = np.random.default_rng(0)
     features, labels = rng.normal(size=(400, width)), np.arange(400) % 2
-    fit = timed(lambda: frozen.fit_logistic(features, labels, 0.01), 1) / 400
+    fit = timed(lambda: fit_logistic(features, labels, 0.01), 1) / 400
     trained_on = sum(len(p.indices) for cell in cells for stage in study.cells[cell] for p in stage)
     return films * each + fit * trained_on * len(recipe.strengths)
 
@@ -100,7 +132,8 @@ def _forward(detector: Detector, images: torch.Tensor) -> torch.Tensor:
 def in_words(found: list[Cost]) -> str:
     """The costs as lines."""
     lines = [
-        f"{cost.depth}: {cost.cells} cells to train, {cost.there} there already, about {_span(cost.seconds)}"
+        f"{cost.depth}: {cost.cells} {'to make' if cost.depth == 'generators' else 'cells to train'}, {cost.there} there "
+        f"already, about {_span(cost.seconds)}"
         for cost in found
     ]
     return "\n".join(

@@ -1,10 +1,7 @@
 """Depth "frozen": every film through one frozen network once, then a logistic regression for each cell.
 
-    w = argmin  1/C · |w - w₀|²/2 + Σ sᵢ log(1 + exp(-yᵢ (w·xᵢ + b)))
-
-y is ±1; s weighs present and absent films equally, mean 1; b is not penalised; features are standardised over the training
-films of the cell. w₀ = 0, but for `pretrained`, whose w₀ is the solution of its first stage: the prior of Chelba & Acero
-(2006), the linear form of starting from other weights. C is chosen by AUROC on validation, the same way in every arm.
+The regression is that of `synthaug.detection.logistic`; features are standardised over the training films of the cell. w₀ = 0,
+but for `pretrained`, whose w₀ is the solution of its first stage. C is chosen by AUROC on validation, the same way in every arm.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,8 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.optimize import minimize
-from scipy.special import expit
 
 from synthaug import imagenet
 from synthaug.benchmark.arms import Source, Stage
@@ -24,6 +19,7 @@ from synthaug.detection.augment import Augmentation, augment
 from synthaug.detection.calibration import youden_threshold
 from synthaug.detection.detector import Detector, DetectorConfig, build_detector, digest_of, load_detector
 from synthaug.detection.films import Films
+from synthaug.detection.logistic import fit_logistic
 from synthaug.diffusion.device import choose_device
 from synthaug.errors import NotInstalledError
 from synthaug.evaluation.features import detector_extractor, features
@@ -117,34 +113,6 @@ def augmented_copies(films: Films, strong: Augmentation, seed: int = 0) -> np.nd
         moved = augment(batch, strong, torch.Generator().manual_seed((seed << 32) + start))
         out[start : start + 64] = (moved * 255).round().clamp(0, 255).to(torch.uint8).numpy()
     return out
-
-
-def fit_logistic(
-    features: np.ndarray, labels: np.ndarray, strength: float, prior: np.ndarray | None = None
-) -> np.ndarray:
-    """The weights (d + 1,), the intercept last, of the penalised logistic regression of the module's docstring.
-
-    Arguments: `features` (n, d) standardised, `labels` (n,) of 1 and 0, `strength` C, `prior` w₀ (d + 1,), whose last entry
-    is only where the search for b starts.
-    """
-    y = np.where(labels == 1, 1.0, -1.0)
-    weight = len(y) / (2 * np.where(y > 0, (y > 0).sum(), (y < 0).sum()))
-    x = features.astype(np.float64)
-    start = np.zeros(x.shape[1] + 1) if prior is None else prior.astype(np.float64)
-    # w - w₀ lies in the span of the films: with fewer films than features, that span is all that need be searched.
-    span = np.linalg.qr(x.T)[0] if len(x) < x.shape[1] else None
-    inside, offset = x if span is None else x @ span, x @ start[:-1]
-
-    def loss(v: np.ndarray) -> tuple[float, np.ndarray]:
-        margin = y * (offset + inside @ v[:-1] + v[-1])
-        slope = -weight * y * expit(-margin)
-        value = v[:-1] @ v[:-1] / (2 * strength) + weight @ np.logaddexp(0, -margin)
-        return float(value), np.append(inside.T @ slope + v[:-1] / strength, slope.sum())
-
-    first = np.append(np.zeros(inside.shape[1]), start[-1])
-    v = minimize(loss, first, jac=True, method="L-BFGS-B", options={"maxiter": 1000, "ftol": 1e-12}).x
-    away = v[:-1] if span is None else span @ v[:-1]
-    return np.append(start[:-1] + away, v[-1])
 
 
 def run_cell(

@@ -76,8 +76,11 @@ def leaks(sides: Mapping[Side, Films], claim: str) -> list[Leak]:
     return found
 
 
-def guard(sides: Mapping[Side, Films], claim: str) -> None:
-    """Raise `DataError` naming the pairs that leak, or, for claim "closed", generator films that no arm trains on."""
+def guard(sides: Mapping[Side, Films], claim: str, inside: bool = False) -> None:
+    """Raise `DataError` naming the pairs that leak, or, for claim "closed", generator films that no arm trains on.
+
+    Arguments: `inside` where generators are adapted inside the arms; side "generator" then holds what their base saw.
+    """
     found = leaks(sides, claim)
     if found:
         named = "; ".join(map(str, found[:NAMED])) + ("; ..." if len(found) > NAMED else "")
@@ -85,7 +88,7 @@ def guard(sides: Mapping[Side, Films], claim: str) -> None:
             f"{len(found)} leaking pairs: {named}. Split the films by patient, or pass --drop-leaks, which leaves such "
             "films out of training and validation"
         )
-    if claim == "closed":
+    if claim == "closed" and not inside:
         if "generator" not in sides:
             raise DataError(
                 "--claim closed: pass --generator-data DIR, the films that the generator was adapted on"

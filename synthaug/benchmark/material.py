@@ -9,15 +9,16 @@ by patient: 60 / 15 / 25 %. The judge "test" opens the part test. The judge "val
 validation are judged, a fifth of the training patients chooses in their place, and no film of part test is decoded.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
+from synthaug.benchmark.arms import Size
 from synthaug.benchmark.leakage import Side, guard, without_leaks
 from synthaug.datasets.splits import parts_of
-from synthaug.detection.films import Films, Fit, hold, split_films
+from synthaug.detection.films import ALONE, Films, Fit, hold, split_films
 from synthaug.errors import DataError
 from synthaug.evaluation.parts import SPLIT
 
@@ -28,7 +29,10 @@ LEAST_TO_CHOOSE = 10
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """The films of a study, one label column each: 1 with the finding, 0 `no_finding`. `notes` say what to keep in mind."""
+    """The films of a study, one label column each: 1 with the finding, 0 `no_finding`. `notes` say what to keep in mind.
+
+    `pools`: (size, draw) -> indices of the synthetic films that serve it, where each draw has a generator of its own.
+    """
 
     training: Films
     validation: Films
@@ -36,6 +40,7 @@ class Material:
     synthetic: Films | None = None
     generator: Films | None = None
     notes: tuple[str, ...] = ()
+    pools: Mapping[tuple[Size, int], np.ndarray] | None = None
 
     def digest(self) -> dict[str, str]:
         """A hash of each side, by its name."""
@@ -132,11 +137,13 @@ def gather(
     claim: str,
     judge: Judge = "test",
     drop_leaks: bool = False,
+    draws: Sequence[tuple[Size, int]] | None = None,
 ) -> Material:
     """Decode the films of a study at one size, guard them against leaks, and keep those that answer the question.
 
     Arguments: `synthetic` data sets, read as one; `generator` the generator's own training films, by default the part
-    generator of the split. Raises `DataError` where sides leak or a side lacks present or absent films.
+    generator of the split; `draws` the (size, draw) of each pair of synthetic sets, where each was drawn by a generator that was
+    adapted on that draw's real films. Raises `DataError` where sides leak or a side lacks present or absent films.
     """
     parts, notes = real_parts(real, judge)
     sets: dict[Side, Any] = {
@@ -157,12 +164,25 @@ def gather(
     if drop_leaks:
         sides, left_out = without_leaks(sides, claim)
         notes.append(f"--drop-leaks: {left_out} films left out")
-    guard(sides, claim)
+    guard(sides, claim, inside=draws is not None)
+    if draws is not None:
+        sides.pop("generator", None)
+        notes.append(f"closed: {len(draws)} generators, each adapted on the real films of one size and draw")
+        held = checked({side: one_finding(films, finding) for side, films in sides.items()}, notes)
+        return replace(held, pools=_pools(held.synthetic, draws))
     if claim == "closed":
         own = set(_places(sides["generator"], sides["training"]))
         sides["training"] = sides["training"].subset(sorted(own))
         notes.append(f"closed: the real arm is the generator's own {len(own)} films")
     return checked({side: one_finding(films, finding) for side, films in sides.items()}, notes)
+
+
+def _pools(synthetic: Films | None, draws: Sequence[tuple[Size, int]]) -> dict[tuple[Size, int], np.ndarray]:
+    """The films of each draw: data sets come in pairs, present and absent, and a film without a patient names its set."""
+    if synthetic is None:
+        return {}
+    owner = np.array([int(name.removeprefix(ALONE).partition(":")[0]) // 2 for name in synthetic.patients])
+    return {draw: np.flatnonzero(owner == number) for number, draw in enumerate(draws)}
 
 
 def _places(these: Films, those: Films) -> list[int]:

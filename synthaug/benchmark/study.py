@@ -18,8 +18,19 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from synthaug.benchmark import frozen
-from synthaug.benchmark.arms import ARMS, Lacking, Size, Stage, check_arm, stages
+from synthaug.benchmark.arms import (
+    ARMS,
+    Lacking,
+    Portion,
+    Size,
+    Stage,
+    check_arm,
+    stages,
+    subset,
+    uses_synthetic,
+)
 from synthaug.benchmark.cells import Cells, Frozen
+from synthaug.benchmark.drawing import Draw, Generator, arms_films
 from synthaug.benchmark.frozen import STRENGTHS, Score
 from synthaug.benchmark.material import Judge, Material, gather
 from synthaug.benchmark.toy import toy_material
@@ -32,6 +43,7 @@ from synthaug.recipes import Recipe, differences
 from synthaug.shards import atomic_write
 
 Depth = Literal["frozen", "full"]
+DRAWN = ("synthetic", "generators")  # what may lie in OUT before the study begins
 STRONG = Augmentation(
     rotation=20, scale=(0.75, 1.35), shift=0.12, contrast=0.5, brightness=0.2, gamma=0.5, blur=0.5
 )
@@ -85,6 +97,20 @@ class StudyRecipe(Recipe):
         ema=0.98,
     )
     drop_leaks: bool = False
+    generator: Generator | None = Field(
+        default=None, description="draws the synthetic films of the study itself"
+    )
+
+    @property
+    def draws(self) -> list[Draw]:
+        """Every (size, seed) of the grids, each once: so many generators a closed claim adapts."""
+        sizes = dict.fromkeys(size for grid in self.grids.values() for size in grid.sizes)
+        return [(size, seed) for size in sizes for seed in self.seeds]
+
+    @property
+    def adapted_inside(self) -> bool:
+        """Whether each draw has a generator of its own."""
+        return self.generator is not None and self.claim == "closed"
 
     @property
     def grids(self) -> dict[Depth, Grid]:
@@ -115,17 +141,21 @@ DEMONSTRATION = StudyRecipe(
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One arm at one size in one draw, at one depth. `synthetic` is the same cell at every size."""
+    """One arm at one size in one draw, at one depth.
+
+    `synthetic` is the same cell at every size, unless each size has films of its own (`own_films`).
+    """
 
     depth: Depth
     arm: str
     size: Size
     seed: int
+    own_films: bool = False
 
     @property
     def name(self) -> str:
         """The name of its file, without suffix."""
-        size = "any" if self.arm == "synthetic" else str(self.size)
+        size = "any" if self.arm == "synthetic" and not self.own_films else str(self.size)
         return f"{self.depth}-{self.arm}-{size}-{self.seed}"
 
 
@@ -169,13 +199,21 @@ def open_study(
         )
     if not recipe.grids:
         raise RecipeError("a study without a grid: give `frozen`, `full` or both")
-    if recipe.claim == "closed":
+    if recipe.adapted_inside and recipe.drop_leaks:
+        raise RecipeError(
+            "drop_leaks: generators are adapted on the arms' own films, so leaking films must be gone before; leave "
+            "--drop-leaks out and take them out of the folder first (`synthaug dedupe`, `synthaug split`)"
+        )
+    if recipe.claim == "closed" and not recipe.adapted_inside:
         for depth, grid in recipe.grids.items():
             if grid.sizes != ("all",):
                 raise RecipeError(
                     f"{depth}.sizes {list(grid.sizes)}: a closed claim holds where the real arm has all of the generator's "
-                    "own films; pass --sizes all"
+                    "own films; pass --sizes all, or --model BASE to adapt one inside each arm"
                 )
+    draws = None
+    if recipe.adapted_inside and synthetic:
+        draws = [draw for draw, _ in arms_films(real, recipe.finding, recipe.judge, recipe.draws)]
     held: dict[tuple[int, str], Material] = {}
     material: dict[Depth, Material] = {}
     for depth in recipe.grids:
@@ -194,6 +232,7 @@ def open_study(
                     recipe.claim,
                     recipe.judge,
                     recipe.drop_leaks,
+                    draws,
                 )
             )
         material[depth] = held[size, fit]
@@ -220,14 +259,33 @@ def lay_out(recipe: StudyRecipe, material: dict[Depth, Material]) -> Study:
             for size in grid.sizes:
                 for arm in grid.arms:
                     try:
-                        found = stages(arm, size, seed, films.training, films.synthetic, films.generator)
+                        found = _stages(films, arm, size, seed)
                     except Lacking as lack:
                         reasons[depth, arm, size] = str(lack)
                     else:
-                        cells[Cell(depth, arm, size, seed)] = found
+                        own = films.pools is not None and arm == "synthetic"
+                        cells[Cell(depth, arm, size, seed, own)] = found
     if not any(cell.arm == "real" for cell in cells):
         raise DataError(f"no size can be run: {next(iter(reasons.values()))}; pass smaller --sizes")
     return Study(recipe, material, cells, reasons)
+
+
+def _stages(films: Material, arm: str, size: Size, seed: int) -> tuple[Stage, ...]:
+    """What a cell is trained on; of the synthetic films those that its draw's own generator drew, where there is one."""
+    if films.pools is None or films.synthetic is None:
+        return stages(arm, size, seed, films.training, films.synthetic, films.generator)
+    pool = films.pools.get((size, seed))
+    if pool is None and uses_synthetic(arm):
+        subset(films.training, size, seed)
+        raise Lacking(f"no generator was adapted on {size} films a label in draw {seed}")
+    pool = np.arange(0) if pool is None else pool
+    found = stages(arm, size, seed, films.training, films.synthetic.subset(pool), films.generator)
+    return tuple(
+        tuple(
+            Portion("synthetic", pool[part.indices]) if part.source == "synthetic" else part for part in stage
+        )
+        for stage in found
+    )
 
 
 def run_study(
@@ -328,7 +386,7 @@ def _claim_folder(study: Study, out: Path) -> None:
                 f"{out}: holds another study, which differs in {', '.join(keys)}; choose another --out"
             )
         films = before["films"] | films
-    elif out.exists() and any(out.iterdir()):
+    elif out.exists() and any(entry.name not in DRAWN for entry in out.iterdir()):
         raise OutputFolderError(f"{out}: is not empty and holds no study; choose a new --out")
     out.mkdir(parents=True, exist_ok=True)
     atomic_write(

@@ -13,7 +13,8 @@ def adapt(
     *,
     recipe: flags.Recipe | None = None,
     model: str | None = None,
-    data: Annotated[list[Path] | None, flags.Many] = None,
+    revision: str | None = None,
+    data: Annotated[list[str] | None, flags.Many] = None,
     out: Path | None = None,
     split: flags.Split = None,
     splits_file: flags.SplitsFile = "nih-sample",
@@ -28,10 +29,12 @@ def adapt(
     save_every: int = 500,
     log_with: str | None = None,
     device: flags.Device = "auto",
-    precision: Literal["float32", "bfloat16"] | None = None,
+    precision: Literal["float32", "bfloat16", "bfloat16-weights"] | None = None,
+    optimizer: Literal["adamw", "adamw8bit"] = "adamw",
     micro_batch: int | None = None,
     checkpointing: Annotated[bool, flags.Switch] = False,
     compile: Annotated[bool, flags.Switch] = False,
+    film_memory: float | None = None,
     overrides: flags.Overrides = None,
     skip_bad: flags.SkipBad = False,
 ) -> None:
@@ -41,8 +44,10 @@ def adapt(
     ----------
     model
         What is adapted: "embedded" (the default), a checkpoint or adapter folder, or a hub id.
+    revision
+        Branch, tag or commit of the hub id.
     data
-        Folders of real films.
+        Folders of real films, or URLs of folders of shards.
     out
         Folder of the result; the training state is kept in OUT/training. With --compare, a PNG of the losses.
     captions
@@ -50,7 +55,7 @@ def adapt(
     mend_captions
         Drop comparisons with earlier films, dates and blanks from the texts of --captions.
     text_encoder
-        For the route text_projection: folder or hub id of a Hugging Face text encoder.
+        For the route text_projection: folder or hub id of a Hugging Face text encoder; by default the base's own.
     patient_key
         File with a secret key; hashes of the training patients under it go beside the result. Made if missing.
     study
@@ -66,13 +71,18 @@ def adapt(
     log_with
         tensorboard or wandb.
     precision
-        By default bfloat16 where the hardware multiplies it; master weights are float32 in any case.
+        By default bfloat16 where the hardware multiplies it; master weights are float32 in any case. With bfloat16-weights
+        the networks hold bfloat16 copies of them in place of casting at each use: a little faster with --compile.
+    optimizer
+        adamw8bit keeps the moments in 8 bits (needs bitsandbytes).
     micro_batch
         Films at once on a device; gradients add up to those of the recipe's batch.
     checkpointing
         Compute activations of the U-Net again instead of keeping them: less memory, more time.
     compile
         Compile the networks; pays after some hundred steps.
+    film_memory
+        GB that films may take in memory, by default a quarter of the machine's; beyond it they are mapped from disk.
     """
     if compare:
         _compare(compare, out)
@@ -84,8 +94,11 @@ def adapt(
     from synthaug.adaptation.adapt import adapt as run
     from synthaug.adaptation.route import Execution
     from synthaug.adaptation.routes import load_recipe
+    from synthaug.diffusion.sources import at_revision
     from synthaug.recipes import parse_overrides
 
+    if revision is not None:
+        model = at_revision(model or "embedded", revision)
     wanted = load_recipe(recipe, parse_overrides(overrides or []))
     films = open_films(data, split, splits_file, skip_bad)
     if study:
@@ -96,9 +109,11 @@ def adapt(
     execution = Execution(
         device=device,
         precision=precision,
+        optimizer=optimizer,
         compiled=compile,
         micro_batch=micro_batch,
         checkpointing=checkpointing,
+        film_memory=film_memory,
         save_every=save_every,
         max_steps=max_steps,
         part=part,

@@ -22,7 +22,7 @@ def train(
     finding: flags.Findings = None,
     split: flags.Split = None,
     splits_file: flags.SplitsFile = "nih-sample",
-    validation: Path | None = None,
+    validation: str | None = None,
     validation_split: str | None = None,
     device: flags.Device = "auto",
     overrides: flags.Overrides = None,
@@ -55,7 +55,7 @@ def train(
         for record in train_detector(films, arch, wanted, out, validation=held_out, device=device):
             if record.validation is not None and record.best:
                 best = record.validation
-            advance(record.step, record.steps, f"loss {record.loss:.4f}")
+            advance(record.step, record.steps, "" if record.loss is None else f"loss {record.loss:.4f}")
     if best:
         say(
             columns([[name, f"{value:.3f}"] for name, value in best.items()], ["finding", "validation AUROC"])
@@ -66,7 +66,7 @@ def train(
 
 def predict(
     *,
-    data: Annotated[Path, Parameter(help="Folder of films, real or synthetic.")],
+    data: Annotated[str, Parameter(help="Folder of films, real or synthetic, or URL of shards.")],
     detector: flags.DetectorSource = "embedded",
     out: Path | None = None,
     device: flags.Device = "auto",

@@ -46,9 +46,10 @@ Threads = Annotated[int | None, Parameter(help="CPU threads of a worker; by defa
 View = Annotated[Literal["PA", "AP", "lateral"] | None, Parameter(help="Projection; unknown when left out.")]
 Sex = Annotated[Literal["F", "M"] | None, Parameter(help="Unknown when left out.")]
 Age = Annotated[float | None, Parameter(help="Years; unknown when left out.")]
-Data = Annotated[list[Path], Many, Parameter(help="Folders of films.")]
-Synthetic = Annotated[list[Path] | None, Many, Parameter(help="Folders of synthetic films.")]
-Real = Annotated[Path | None, Parameter(help="Folder of real films.")]
+# Folders that may be URLs are text: pathlib would drop a slash.
+Data = Annotated[list[str], Many, Parameter(help="Folders of films, or URLs of folders of shards.")]
+Synthetic = Annotated[list[str] | None, Many, Parameter(help="Folders of synthetic films, or URLs.")]
+Real = Annotated[str | None, Parameter(help="Folder of real films, or URL of a folder of shards.")]
 Report = Annotated[Path, Parameter(help="Folder for results.json, results.md and report.html.")]
 Findings = Annotated[
     list[str] | None, Many, Parameter(help="Findings to look at; by default all that the films can show.")

@@ -1,7 +1,7 @@
 """`synthaug generate`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from synthaug.cli import flags, terminal
 from synthaug.cli.terminal import say
@@ -15,8 +15,9 @@ def generate(
     *,
     label: flags.Label = None,
     count: flags.Count | None = None,
-    out: Path | None = None,
+    out: str | None = None,
     model: flags.Model = "embedded",
+    quality: Literal["fast", "best"] = "best",
     seed: flags.Seed | None = None,
     shard_size: flags.ShardSize | None = None,
     num_inference_steps: flags.Steps = None,
@@ -44,7 +45,9 @@ def generate(
     Parameters
     ----------
     out
-        Output folder; by default ./<label>-<first 8 of the recipe's digest>.
+        Output folder, or its URL in an object store (docs/storage.md); by default ./<label>-<first 8 of the recipe's digest>.
+    quality
+        fast: the checkpoint's few-step variant, where it has one; best: its own settings.
     gate
         Quality gates, none by default: blank, saturated, duplicate, label. What they reject is drawn again and logged.
     """
@@ -58,6 +61,7 @@ def generate(
             count=count,
             out=out,
             model=model,
+            quality=quality,
             seed=seed,
             shard_size=shard_size,
             num_inference_steps=num_inference_steps,

@@ -13,8 +13,11 @@ def insert(
     label: str,
     out: Path,
     into: Path | None = None,
+    split: flags.Split = None,
+    splits_file: flags.SplitsFile = "nih-sample",
     count: int | None = None,
     model: flags.Model = "embedded",
+    revision: str | None = None,
     seed: flags.Seed = 0,
     strength: float | None = None,
     threshold: float = 0.5,
@@ -43,6 +46,8 @@ def insert(
         Output folder: shards with both members, masks, difference maps.
     into
         Insert into these films, real or synthetic: a folder, or one file. By default pairs are drawn.
+    revision
+        Branch, tag or commit of the hub id.
     count
         Number of pairs; by default 16, or every film of --into.
     strength
@@ -64,6 +69,7 @@ def insert(
     boxes
         NIH folder whose radiologists' boxes say where the finding usually lies; part test is left out.
     """
+    from synthaug.diffusion.sources import at_revision
     from synthaug.generation.insert import InsertRecipe
     from synthaug.generation.insert import insert as run
 
@@ -85,8 +91,9 @@ def insert(
         num_inference_steps=num_inference_steps,
         guidance_scale=guidance_scale,
     )
+    model = at_revision(model, revision)
     with terminal.bar("insert", "pairs") as advance:
-        run(recipe, out, model, device, batch_size, advance, into, mask)
+        run(recipe, out, model, device, batch_size, advance, into, mask, split, splits_file)
     if detector:
         _measure(out, detector, boxes, into, device)
     say(f"{out}: done; preview.png shows pairs side by side, masks/ where they may differ")

@@ -24,7 +24,7 @@ def list_findings(*, as_json: flags.Json = False) -> None:
 
 
 def data(
-    folder: Path,
+    folder: str,
     /,
     *,
     format: str = "auto",
@@ -38,7 +38,7 @@ def data(
     Parameters
     ----------
     folder
-        The folder of films.
+        The folder of films, or the URL of a folder of shards.
     format
         The layout, where "auto" does not recognise it: shards, nih, chexpert, mimic, csv, ... (docs/datasets.md).
     skip_decode
@@ -59,13 +59,13 @@ def data(
         say(describe(summary))
 
 
-def verify(folder: Path, /, *, as_json: flags.Json = False) -> int:
+def verify(folder: str, /, *, as_json: flags.Json = False) -> int:
     """Check a folder of shards against its manifest; exit code 1 when something is wrong.
 
     Parameters
     ----------
     folder
-        The output of `synthaug generate`.
+        The output of `synthaug generate`, `pack` or `merge`: a folder or its URL.
     """
     from synthaug import shards
 

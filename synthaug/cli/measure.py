@@ -14,17 +14,19 @@ from synthaug.errors import UserError
 
 def evaluate(
     *,
-    synthetic: Annotated[list[Path], flags.Many],
+    synthetic: Annotated[list[str], flags.Many],
     out: flags.Report,
     real: flags.Real = None,
-    generator_data: Annotated[list[Path] | None, flags.Many] = None,
+    generator_data: Annotated[list[str] | None, flags.Many] = None,
     detector: Annotated[list[str] | None, flags.Many] = None,
     finding: flags.Findings = None,
     split: str = "validation",
     extractor: Annotated[list[str] | None, flags.Many] = None,
-    empty_prompt: Path | None = None,
+    empty_prompt: str | None = None,
     text_model: Path | None = None,
     model: str | None = None,
+    controls: int | None = None,
+    guidance_scales: Annotated[list[float] | None, flags.Many] = None,
     rate: float = 0.01,
     exclude: Path | None = None,
     cache: Path | None = None,
@@ -37,21 +39,25 @@ def evaluate(
     Parameters
     ----------
     synthetic
-        Folders of synthetic films, read as one: present and absent films may lie apart.
+        Folders of synthetic films, or URLs, read as one: present and absent films may lie apart.
     generator_data
         Folders of the films that the generator was trained on; of films that the split names, its part "generator".
     detector
-        Detectors that judge the labels: "embedded" (the default) or folders.
+        Detectors that judge the labels: "embedded" (the default) or folders; a certificate needs two architectures.
     split
         Part of the packaged split "nih-sample" of the real films, where it names them; "all" takes all.
     extractor
         Features to compare films by: imagenet, embedded, pixels, or the folder of a detector or DINOv2 model.
     empty_prompt
-        Folder of films drawn without a prompt, as a control of the labels.
+        Folder of films drawn without a prompt, as a control of the labels; with the seeds of the labelled films.
     text_model
         Folder of a CLIP-like model, to measure image-text alignment.
     model
-        Checkpoint whose autoencoder is measured on the real films: "embedded" or a folder.
+        Checkpoint that drew the films: "embedded" or a folder. Its autoencoder is measured on the real films.
+    controls
+        Draw the controls with --model, so many films a label: without a prompt, and at each of --guidance-scales.
+    guidance_scales
+        Scales at which fidelity is shown beside coverage, with --controls; by default 1 2 4 8. 1 is a control.
     rate
         Share of innocent films that the privacy audit may list.
     exclude
@@ -64,31 +70,37 @@ def evaluate(
         Put real films into the report, which then must stay where they may be seen.
     """
     from synthaug.datasets import RealRadiographs, open_radiographs
+    from synthaug.evaluation.controls import SCALES
     from synthaug.evaluation.evaluate import Options
     from synthaug.evaluation.evaluate import evaluate as run
     from synthaug.evaluation.results import table
     from synthaug.report.page import write_page
 
     given: dict[str, Any] = {
-        "--synthetic": [folder.name for folder in synthetic],
-        "--real": real and real.name,
-        "--generator-data": [folder.name for folder in generator_data or []],
+        "--synthetic": [Path(folder).name for folder in synthetic],
+        "--real": real and Path(real).name,
+        "--generator-data": [Path(folder).name for folder in generator_data or []],
         "--detector": [Path(name).name for name in detector or []],
         "--finding": finding,
         "--split": split,
         "--extractor": [Path(name).name for name in extractor or []],
-        "--empty-prompt": empty_prompt and empty_prompt.name,
+        "--empty-prompt": empty_prompt and Path(empty_prompt).name,
         "--text-model": text_model and text_model.name,
         "--model": model and Path(model).name,
+        "--controls": controls,
+        "--guidance-scales": guidance_scales,
         "--rate": rate,
         "--min-age": min_age,
     }
     options = Options(
         extractors=extractor or (),
         generator_data=[RealRadiographs(folder) for folder in generator_data or []],
-        empty_prompt=open_radiographs(empty_prompt) if empty_prompt else None,
+        # Films of a prompt alone name no finding; a column of unknown labels opens them.
+        empty_prompt=open_radiographs(empty_prompt, findings="no_finding") if empty_prompt else None,
         text_model=text_model,
         model=model,
+        controls=controls,
+        guidance_scales=guidance_scales or SCALES,
         rate=rate,
         exclude=exclude,
         cache=cache,
@@ -110,7 +122,11 @@ def benchmark(
     out: flags.Report,
     real: Annotated[str | None, Parameter(help="Folder of real films, or medmnist:chestmnist.")] = None,
     synthetic: flags.Synthetic = None,
-    generator_data: Path | None = None,
+    model: str | None = None,
+    count: int | None = None,
+    adapt: str | None = None,
+    adapt_set: Annotated[list[str] | None, flags.Many] = None,
+    generator_data: str | None = None,
     finding: str | None = None,
     claim: Literal["transfer", "closed"] | None = None,
     judge: Literal["test", "validation"] | None = None,
@@ -136,12 +152,21 @@ def benchmark(
 
     Parameters
     ----------
+    model
+        Draws the synthetic films into OUT in place of --synthetic: "embedded", a checkpoint folder or a hub id.
+    count
+        Films a label that --model draws; by default 200.
+    adapt
+        Recipe by which --claim closed adapts --model on each arm's own films; by default lora_few_shot.
+    adapt_set
+        KEY=VALUE in place of that recipe's: training.steps=300.
     generator_data
         Films that the generator was trained on; by default part generator of the first-day split.
     finding
         The finding to detect; by default pleural_effusion.
     claim
-        transfer: a ready generator that saw other films. closed: adapted on the real arm's own films only.
+        transfer: a ready generator that saw other films. closed: adapted on the real arm's own films only, by the study
+        itself from a --model that never saw the finding, or beforehand on all of them (--generator-data, --sizes all).
     judge
         validation rehearses the study and leaves the test films closed; by default test.
     depth
@@ -165,25 +190,99 @@ def benchmark(
     from synthaug.datasets import open_radiographs
     from synthaug.diffusion.device import choose_device
     from synthaug.engines import open_engine
+    from synthaug.report.page import write_page
 
     wanted = _study_recipe(locals())
     films = None if real is None else _real_films(real)
-    drawn = [open_radiographs(folder) for folder in synthetic or []]
     taught = open_radiographs(generator_data) if generator_data else None
-    study = open_study(films, drawn, taught, wanted)
+    price: list[Any] = []
+    if model is None:
+        if extra := [flag for flag, value in (("--count", count), ("--adapt", adapt)) if value is not None]:
+            raise UserError(f"{' and '.join(extra)}: belongs to --model, which is missing")
+        study = open_study(films, [open_radiographs(folder) for folder in synthetic or []], taught, wanted)
+    else:
+        if films is None or synthetic:
+            raise UserError(
+                "--model draws the synthetic films beside --real; leave out --synthetic and pass --real"
+            )
+        wanted = _with_generator(wanted, model, count, adapt, adapt_set)
+        # Stand-ins first: what leaks is found before anything is learnt or drawn.
+        study = open_study(films, _stand_ins(wanted, films), taught, wanted)
+        if dry_run:
+            price = _price(wanted, films, model, out, device)
+        else:
+            study = open_study(films, _own_films(wanted, films, model, out, device), taught, wanted)
     for (level, arm, size), reason in study.reasons.items():
         terminal.note(f"{level}, {arm}, {size}: not run: {reason}")
     if dry_run:
-        say(in_words(costs(study, out, device)))
+        say(in_words([*price, *costs(study, out, device)]))
         return
     auto = lambda: choose_device("auto").type  # noqa: E731
     with open_engine(engine, address, workers, auto) as opened, terminal.bar("benchmark", "cells") as advance:
         for step in run_study(study, out, device, opened, threads):
             advance(step.done, step.total, step.note)
     results = conclude(study, out)
-    say(f"{results.protocol}\n\n{verdict(results)}\n\n{out / 'results.json'}: written")
+    page = write_page(out, results)
+    say(f"{results.protocol}\n\n{verdict(results)}\n\n{page}: written, beside results.json")
     if real is not None and wanted.judge == "test":
         terminal.note("the test part was opened: write that down, and choose nothing by these figures")
+
+
+def _with_generator(
+    wanted: Any, model: str, count: int | None, adapt: str | None, adapt_set: list[str] | None
+) -> Any:
+    """The recipe with what is known of the generator."""
+    from synthaug.benchmark.drawing import open_generator
+    from synthaug.recipes import parse_overrides
+
+    if adapt and wanted.claim != "closed":
+        raise UserError(
+            "--adapt: only --claim closed adapts a generator; --claim transfer takes --model as it is"
+        )
+    if count is not None and count < 2:
+        raise UserError(f"--count {count}: expected 2 or more films a label")
+    changes = parse_overrides(adapt_set or [])
+    found = open_generator(model, count or 200, adapt, changes, wanted.finding, wanted.claim)
+    return wanted.model_copy(update={"generator": found})
+
+
+def _arms(wanted: Any, films: Any) -> list[Any] | None:
+    """The films of each draw for a closed claim; None where one ready generator serves all."""
+    from synthaug.benchmark.drawing import arms_films
+
+    if not wanted.adapted_inside:
+        return None
+    return list(arms_films(films, wanted.finding, wanted.judge, wanted.draws))
+
+
+def _stand_ins(wanted: Any, films: Any) -> list[Any]:
+    from synthaug.benchmark.drawing import planned
+
+    arms = _arms(wanted, films)
+    return list(planned(wanted.finding, wanted.generator.count, 1 if arms is None else len(arms)))
+
+
+def _price(wanted: Any, films: Any, model: str, out: Path, device: str) -> list[Any]:
+    from synthaug.benchmark.cost import generator_costs
+
+    return list(generator_costs(wanted.generator, model, wanted.finding, _arms(wanted, films), out, device))
+
+
+def _own_films(wanted: Any, films: Any, model: str, out: Path, device: str) -> list[Any]:
+    """The films that the study's own generators draw into OUT."""
+    from synthaug.benchmark import drawing
+
+    generator, finding, arms = wanted.generator, wanted.finding, _arms(wanted, films)
+    with terminal.bar("generator", "steps") as advance:
+        steps = (
+            drawing.draw(model, finding, generator.count, out / "synthetic", 0, device)
+            if arms is None
+            else drawing.adapt_inside(generator, model, arms, finding, out, device)
+        )
+        for told in steps:
+            advance(told.done, told.total, told.note)
+    folders = [out / "synthetic"] if arms is None else [drawing.folder_of(out, a) / "films" for a, _ in arms]
+    return [one for folder in folders for one in drawing.films_of(folder, finding)]
 
 
 def _study_recipe(given: dict[str, Any]) -> Any:

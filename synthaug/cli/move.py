@@ -1,7 +1,6 @@
 """Commands that write films elsewhere: `pack`, `export`, `merge`, `split`, `dedupe`."""
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
@@ -14,7 +13,11 @@ if TYPE_CHECKING:
     from synthaug.datasets.base import Radiographs
     from synthaug.datasets.formats import Listing
 
-Folder = Annotated[Path, Parameter(help="Folder of films in any layout that `synthaug data` knows.")]
+Folder = Annotated[
+    str,
+    Parameter(help="Folder of films in any layout that `synthaug data` knows, or URL of a folder of shards."),
+]
+Out = Annotated[str, Parameter(help="Output folder, or its URL in an object store (docs/storage.md).")]
 Format = Annotated[str, Parameter(help='The layout, where "auto" does not recognise it (docs/datasets.md).')]
 Processes = Annotated[int, Parameter(help="Shards written at the same time.")]
 Kept = Annotated[
@@ -30,7 +33,7 @@ def pack(
     folder: Folder,
     /,
     *,
-    out: Path,
+    out: Out,
     format: Format = "auto",
     reading: Reading = None,
     shard_size: flags.ShardSize = 1000,
@@ -40,13 +43,7 @@ def pack(
     processes: Processes = 1,
     skip_bad: flags.SkipBad = False,
 ) -> None:
-    """Pack real or synthetic films of any layout into WebDataset shards; the same command resumes.
-
-    Parameters
-    ----------
-    out
-        Output folder.
-    """
+    """Pack real or synthetic films of any layout into WebDataset shards; the same command resumes."""
     from synthaug.datasets.packing import Packing
     from synthaug.datasets.packing import pack as run
 
@@ -58,10 +55,12 @@ def pack(
 
 
 def merge(
-    folders: Annotated[list[Path], Parameter(help="Folders of films in any layout.")],
+    folders: Annotated[
+        list[str], Parameter(help="Folders of films in any layout, or URLs of folders of shards.")
+    ],
     /,
     *,
-    out: Path,
+    out: Out,
     patients: Literal["refuse", "same", "apart"] = "refuse",
     shard_size: flags.ShardSize = 1000,
     processes: Processes = 1,
@@ -71,15 +70,13 @@ def merge(
 
     Parameters
     ----------
-    out
-        Output folder.
     patients
         What a patient id that stands in two folders means: same patient, two patients kept apart, or a mistake.
     """
     from synthaug.datasets.packing import Packing
     from synthaug.datasets.shaping import merge as run
 
-    films = {str(folder): _listing(folder, "auto", None, skip_bad).films for folder in folders}
+    films = {folder: _listing(folder, "auto", None, skip_bad).films for folder in folders}
     with terminal.bar("merge") as advance:
         manifest = run(films, out, patients, Packing(shard_size, skip_bad=skip_bad), processes, advance)
     _done(out, manifest.count, manifest.facts["left_out"])
@@ -90,7 +87,7 @@ def export(
     /,
     *,
     to: Literal["imagefolder", "csv", "parquet", "hf", "dicom", "torchxrayvision"],
-    out: Path,
+    out: str,
     format: Format = "auto",
     reading: Reading = None,
     finding: flags.Findings = None,
@@ -103,7 +100,7 @@ def export(
     to
         What is to open them.
     out
-        Output folder.
+        Output folder, on this machine.
     """
     from synthaug.datasets.export import export as run
 
@@ -118,7 +115,7 @@ def split(
     /,
     *,
     part: Annotated[list[str], flags.Many, Parameter(help="NAME=SHARE of the patients: train=0.8.")],
-    out: Path,
+    out: str,
     seed: Annotated[int, Parameter(help="Another seed, another split.")] = 0,
     by_film: Annotated[
         bool, flags.Switch, Parameter(help="Take films of unknown patient one by one.")
@@ -134,22 +131,23 @@ def split(
     Parameters
     ----------
     out
-        NAME.csv for a split file (`--splits-file` takes it), else a folder of folders.
+        NAME.csv for a split file (`--splits-file` takes it), else a folder of folders, or its URL.
     """
     from synthaug.datasets.packing import Packing
     from synthaug.datasets.packing import pack as run
     from synthaug.datasets.splits import split_patients, write_split
+    from synthaug.shards import open_storage
 
     films = _films(folder, format, reading, skip_bad)
     parts = split_patients(films, _shares(part), seed, by_film)
-    if out.suffix.lower() == ".csv":
+    if out.lower().endswith(".csv"):
         write_split(out, films, parts)
     else:
         for name, indices in parts.items():
             with terminal.bar(name) as advance:
                 run(
                     films.subset(indices).films,
-                    out / name,
+                    open_storage(out).where(name),
                     Packing(shard_size, skip_bad=skip_bad),
                     processes,
                     advance,
@@ -162,8 +160,8 @@ def dedupe(
     folder: Folder,
     /,
     *,
-    against: Path | None = None,
-    out: Path | None = None,
+    against: str | None = None,
+    out: str | None = None,
     correlation: Annotated[float, Parameter(help="Least likeness of a near-duplicate, 0 to 1.")] = 0.9,
     format: Format = "auto",
     reading: Reading = None,
@@ -179,7 +177,7 @@ def dedupe(
     against
         Films that must not come again: a training set, or a generator's films.
     out
-        Output folder of shards; nothing is written when left out.
+        Output folder of shards, or its URL; nothing is written when left out.
     """
     from synthaug.datasets.likeness import near_pairs, prints_of
     from synthaug.datasets.packing import Packing
@@ -211,13 +209,13 @@ def dedupe(
         terminal.note(f"{out}: {manifest.count} films; `synthaug data {out}` reads them")
 
 
-def _listing(folder: Path, format: str, reading: list[str] | None, skip_bad: bool) -> "Listing":
+def _listing(folder: str, format: str, reading: list[str] | None, skip_bad: bool) -> "Listing":
     from synthaug.datasets.formats import read_folder
 
     return read_folder(folder, format, reading_options(reading, skip_bad))
 
 
-def _films(folder: Path, format: str, reading: list[str] | None, skip_bad: bool) -> "Radiographs":
+def _films(folder: str, format: str, reading: list[str] | None, skip_bad: bool) -> "Radiographs":
     from synthaug.datasets.base import Radiographs
     from synthaug.datasets.selection import readable
 
@@ -242,7 +240,7 @@ def _shares(parts: list[str]) -> dict[str, float]:
     return shares
 
 
-def _done(out: Path, count: int, left_out: int) -> None:
+def _done(out: str, count: int, left_out: int) -> None:
     dropped = f", {left_out} left out" if left_out else ""
     say(
         f"{out}: {count} films{dropped}; `synthaug data {out}` reads them, `synthaug verify {out}` checks them"

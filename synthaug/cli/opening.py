@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def open_films(
-    folders: Sequence[Path], split: str | None, splits_file: str, skip_bad: bool
+    folders: Sequence[str | Path], split: str | None, splits_file: str, skip_bad: bool
 ) -> "list[Radiographs]":
     """The data set of each folder, cut down to one part of a split where a part is asked for."""
     from synthaug.datasets import open_radiographs

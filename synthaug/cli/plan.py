@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def plan(
     *,
-    real: Path,
+    real: str,
     study: Path | None = None,
     finding: flags.Findings = None,
     model: flags.Model = "embedded",
@@ -27,7 +27,7 @@ def plan(
     Parameters
     ----------
     real
-        Folder of real films.
+        Folder of real films, or URL of a folder of shards.
     study
         Output of `synthaug benchmark`: its learning curve says how many films; without it, a rule of thumb.
     films_per_second
@@ -53,27 +53,12 @@ def plan(
 
 def _rate(model: str, films_per_second: float | None, device: str) -> "Rate":
     """What a film of a checkpoint costs here: by one film that is drawn and thrown away, if nobody says."""
-    import time
-
+    from synthaug.benchmark.drawing import seconds_a_film
     from synthaug.benchmark.planning import Rate
-    from synthaug.diffusion import load_checkpoint, resolve, sample
+    from synthaug.diffusion import load_checkpoint, resolve
     from synthaug.generation.estimate import BYTES_PER_PIXEL, BYTES_PER_RECORD
 
     checkpoint = load_checkpoint(model, device)
-    settings = resolve(checkpoint)
-    seconds = 0.0 if films_per_second is None else 1 / films_per_second
-    if not seconds:
-        start = time.perf_counter()
-        sample(
-            checkpoint,
-            [""],
-            [(0, 0)],
-            guidance_scale=settings.guidance_scale,
-            guidance_interval=settings.guidance_interval,
-            num_inference_steps=settings.num_inference_steps,
-            scheduler=settings.scheduler,
-            image_size=settings.image_size,
-        )
-        seconds = time.perf_counter() - start
-    size = settings.image_size**2 * BYTES_PER_PIXEL["png"] + BYTES_PER_RECORD
+    seconds = seconds_a_film(checkpoint) if films_per_second is None else 1 / films_per_second
+    size = resolve(checkpoint).image_size ** 2 * BYTES_PER_PIXEL["png"] + BYTES_PER_RECORD
     return Rate(seconds, size, tuple(checkpoint.findings), checkpoint.name)

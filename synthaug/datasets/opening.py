@@ -8,7 +8,7 @@ from synthaug.datasets.formats.files import existing_folder
 from synthaug.datasets.formats.shards import detect
 from synthaug.datasets.real import RealRadiographs
 from synthaug.datasets.synthetic import SyntheticRadiographs
-from synthaug.shards import ShardSet
+from synthaug.shards import ShardSet, local_path
 
 
 def open_radiographs(
@@ -21,15 +21,17 @@ def open_radiographs(
     """A folder as `SyntheticRadiographs` where its shards are synthetic, else as `RealRadiographs`.
 
     Args:
-        root: the folder.
+        root: the folder, or the URL of a folder of shards.
         findings, transform, target_transform: as in both.
         reading: any other keyword of that class.
 
     Raises:
         DataError, CorruptShardError, UnknownNameError: as in both.
     """
-    folder = existing_folder(root)
-    if detect(folder) and any(record.synthetic for record in _first(ShardSet(folder))):
+    folder = str(root) if local_path(root) is None else existing_folder(root)
+    if (isinstance(folder, str) or detect(folder)) and any(
+        record.synthetic for record in _first(ShardSet(folder))
+    ):
         return SyntheticRadiographs(folder, findings, transform, target_transform, **reading)
     return RealRadiographs(
         folder, findings=findings, transform=transform, target_transform=target_transform, **reading

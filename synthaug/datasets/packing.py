@@ -32,10 +32,11 @@ from synthaug.record import Record
 from synthaug.shards import (
     Manifest,
     ShardEntry,
-    atomic_write,
+    Storage,
     existing_shard,
-    lock,
+    open_storage,
     read_manifest,
+    shard_name,
     write_manifest,
     write_shard,
 )
@@ -80,7 +81,7 @@ def pack(
 
     Args:
         films: of a data set: `RealRadiographs(...).films`.
-        out: the folder, made if absent.
+        out: the folder, made if absent; or the URL of one in an object store.
         packing: how.
         processes: shards written at the same time.
         progress: called with (films done, films in all) after each shard.
@@ -90,22 +91,32 @@ def pack(
         DataError: no film, or real films among synthetic ones.
         ImageError: a film that cannot be read (without `skip_bad`); the message names it.
         OutputFolderError: the folder holds something else, or another process writes there.
-        DiskFullError: no room; what is there is whole, and the same call goes on.
+        DiskFullError, StorageError: no room, no answer; what is there is whole, and the same call goes on.
     """
-    packing, out = packing or Packing(), Path(out)
+    packing, storage = packing or Packing(), open_storage(out)
     if not len(films):
         raise DataError(f"{out}: no film to pack")
     if packing.shard_size < 1:
         raise DataError(f"--shard-size: found {packing.shard_size}, expected 1 or more")
-    with lock(out):
+    with storage.lock():
         plan = {"schema": SCHEMA, "films": len(films), "digest": digest(films), **asdict(packing), **facts}
-        begin(out, plan, PLAN)
-        if (out / MANIFEST).is_file():
+        begin(storage, plan, PLAN)
+        there = storage.names()
+        if MANIFEST in there:
             return read_manifest(out)
         tasks = [
-            _Shard(str(out), number, start, films[start : start + packing.shard_size], packing)
+            _Shard(
+                storage.root,
+                number,
+                start,
+                films[start : start + packing.shard_size],
+                packing,
+                shard_name(number) in there,
+            )
             for number, start in enumerate(range(0, len(films), packing.shard_size))
         ]
+        if storage.root.startswith("memory:"):
+            processes = 1  # no other process sees what this one remembers
         entries, kinds = [], set()
         for done, (entry, kind) in enumerate(_run(tasks, processes), 1):
             entries.append(entry)
@@ -126,22 +137,24 @@ def pack(
         )
 
 
-def begin(out: Path, plan: dict[str, Any], name: str) -> None:
+def begin(storage: Storage, plan: dict[str, Any], name: str) -> None:
     """Write the plan of a folder, or make sure that the folder has the same one.
 
     Raises:
         OutputFolderError: another plan, or a folder that something else fills.
     """
-    path = out / name
-    if not path.is_file():
-        if others := sorted(p.name for p in out.iterdir() if not p.name.startswith(".")):
+    out, path = storage.root, storage.where(name)
+    try:
+        text = storage.read(name)
+    except FileNotFoundError:
+        if others := sorted(other for other in storage.names() if not other.startswith(".")):
             raise OutputFolderError(
                 f"{out}: found {', '.join(others[:3])}, expected an empty folder; choose another --out"
-            )
-        atomic_write(path, (json.dumps(plan, indent=2, ensure_ascii=False) + "\n").encode())
+            ) from None
+        storage.create(name, (json.dumps(plan, indent=2, ensure_ascii=False) + "\n").encode())
         return
     try:
-        found = json.loads(path.read_bytes())
+        found = json.loads(text)
         differing = sorted(key for key in plan.keys() | found.keys() if plan.get(key) != found.get(key))
     except (ValueError, AttributeError, RecursionError) as error:
         raise OutputFolderError(f"{path}: damaged ({error}); choose another --out") from error
@@ -160,7 +173,8 @@ def digest(films: Sequence[AnyFilm]) -> str:
         hashed.update(films.numbers.astype("<i8").tobytes())
         return hashed.hexdigest()
     for film in films:
-        size = film.path.stat().st_size if film.path.is_file() else 0
+        path = Path(film.path)
+        size = path.stat().st_size if path.is_file() else 0
         hashed.update(film.record.to_bytes() + f"\n{size}\n".encode())
     return hashed.hexdigest()
 
@@ -203,6 +217,7 @@ class _Shard:
     start: int
     films: Sequence[AnyFilm]
     packing: Packing
+    begun: bool  # whether an earlier run has left it
 
 
 def _write(task: _Shard) -> tuple[ShardEntry, set[bool]]:
@@ -219,7 +234,7 @@ def _write(task: _Shard) -> tuple[ShardEntry, set[bool]]:
             kinds.add(made[0].synthetic)
             yield made
 
-    whole = existing_shard(task.folder, task.number)
+    whole = existing_shard(task.folder, task.number) if task.begun else None
     if whole is not None:
         return whole, {film.record.synthetic for film in task.films[:1]}
     return write_shard(task.folder, task.number, samples()), kinds

@@ -17,7 +17,7 @@ class RealRadiographs(Radiographs):
     """Real radiographs: `RealRadiographs("nih-sample")[0]` is (PIL "L" image, float32 label vector).
 
     Args:
-        root: the folder.
+        root: the folder; by URL (s3://, gs://, https://, ...) a folder of shards, as `synthaug pack` writes them.
         format: a name of `synthaug.datasets.FORMATS`, or "auto" to recognise it (see `repr`).
         findings: columns of the labels, by any alias; by default those that the folder's labels speak of.
         split: one or several splits: "train", "validation", "test" of class folders, a table or NIH's lists,
@@ -89,8 +89,8 @@ def _real(listing: Listing, root: str | Path) -> Listing:
     if isinstance(listing.films, ShardFilms):
         films = listing.films.promised(synthetic=False)
         for film in (films[0], films[-1]):  # the others are looked at when they are read
-            checked(film.record, Path(root), False)
+            checked(film.record, root, False)
         return replace(listing, films=films)
     for film in listing.films:
-        checked(film.record, Path(root), False)
+        checked(film.record, root, False)
     return listing

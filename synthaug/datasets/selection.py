@@ -13,7 +13,6 @@ import numpy as np
 
 from synthaug.datasets.decode import Progress, in_threads
 from synthaug.datasets.formats import read_folder
-from synthaug.datasets.formats.files import existing_folder
 from synthaug.datasets.formats.listing import AnyFilm, Listing, Options, some_films
 from synthaug.datasets.formats.shards import ShardFilms
 from synthaug.datasets.formats.values import split_name
@@ -46,17 +45,16 @@ def load(
         DataError: the folder cannot be read so, or no film is left.
         UnknownNameError: an unknown format, view or split file.
     """
-    folder = existing_folder(root)
-    listing = read_folder(folder, format, options)
+    listing = read_folder(root, format, options)
     if splits_file is not None and split is None:
         raise DataError(f"{splits_file}: a split file needs the part to use; give --split NAME (split=NAME)")
     if split is not None:
         parts = None if splits_file is None else load_split(splits_file)
-        listing = in_split(listing, split, parts, folder)
+        listing = in_split(listing, split, parts, root)
     listing = fitting(listing, views, min_age, max_age)
     if options.skip_bad:
         listing = readable(listing, progress)
-    return replace(listing, films=some_films(listing.films, folder, listing.left_out))
+    return replace(listing, films=some_films(listing.films, root, listing.left_out))
 
 
 def label_columns(findings: str | Sequence[str]) -> tuple[str, ...]:
@@ -86,7 +84,7 @@ def label_matrix(records: Iterable[Record], findings: Sequence[str]) -> np.ndarr
 
 
 def in_split(
-    listing: Listing, split: str | Iterable[str], parts: Mapping[str, Iterable[str]] | None, root: Path
+    listing: Listing, split: str | Iterable[str], parts: Mapping[str, Iterable[str]] | None, root: str | Path
 ) -> Listing:
     """The films of one or several splits.
 

@@ -25,7 +25,7 @@ class Renamed:
     patient: str | None
 
     @property
-    def path(self) -> Path:
+    def path(self) -> Path | str:
         return self.film.path
 
     @property

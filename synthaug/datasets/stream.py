@@ -26,7 +26,7 @@ from synthaug.images import read, resize
 from synthaug.record import Record
 from synthaug.shards.manifest import read_manifest
 from synthaug.shards.reading import named_findings, read_index, read_shard
-from synthaug.shards.storage import Storage
+from synthaug.shards.storage import open_storage
 
 T = TypeVar("T")
 
@@ -66,7 +66,7 @@ class SyntheticRadiographsStream(IterableDataset[tuple[Any, Any]]):
         image_size: int | None = None,
         fit: str = "crop",
     ) -> None:
-        self.storage = Storage(root)
+        self.storage = open_storage(root)
         self.root = self.storage.root
         self.shards = read_manifest(root).shards
         self.counts = [entry.count for entry in self.shards]

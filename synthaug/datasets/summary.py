@@ -17,7 +17,7 @@ from synthaug.datasets.selection import inspect_images, label_matrix
 from synthaug.errors import DataError
 from synthaug.prompts import age_words
 from synthaug.record import VIEWS, Record
-from synthaug.shards import atomic_write
+from synthaug.shards import atomic_write, local_path
 from synthaug.tables import columns, csv_text
 
 SCHEMA = 1
@@ -36,7 +36,7 @@ def summarise(
     """Describe a folder of radiographs.
 
     Args:
-        root: the folder.
+        root: the folder, or the URL of a folder of shards.
         format: a layout's name, or "auto".
         options: how to read it.
         decode: decode every image once, to find those that cannot be read and the sizes of the others.
@@ -117,7 +117,8 @@ def remarks(summary: Mapping[str, Any], root: str | Path) -> list[str]:
             f"{missing['count']} label rows ({share:.0%}) have no image: is the download complete? "
             "--left-out FILE lists them"
         )
-    if begun := [path.name for path in unfinished(Path(root))]:
+    folder = local_path(root)
+    if begun := [path.name for path in unfinished(folder)] if folder else []:
         said.append(f"{len(begun)} unfinished downloads such as {begun[0]}; let the download end")
     for what, words in (("blank", "of a single grey value"), ("colour", "in colour: photographs, not films")):
         if found := summary[what]:

@@ -20,7 +20,7 @@ class SyntheticRadiographs(Radiographs):
     generator, in any layout that `RealRadiographs` reads, count as synthetic because this class was asked.
 
     Args:
-        root: the folder.
+        root: the folder; by URL (s3://, gs://, https://, ...) a folder of shards.
         findings: columns of the labels, by any alias; by default those that the records name.
         transform: of the PIL "L" image.
         target_transform: of the float32 label vector.
@@ -69,7 +69,7 @@ def _marked(listing: Listing, root: str | Path) -> Listing:
     if isinstance(listing.films, ShardFilms):
         films = listing.films.promised(synthetic=True)
         for film in (films[0], films[-1]):  # the others are looked at when they are read
-            checked(film.record, Path(root), True)
+            checked(film.record, root, True)
         return replace(listing, films=films)
     films_of_others = [film for film in listing.films if isinstance(film, Film)]
     marked = tuple(replace(film, record=replace(film.record, synthetic=True)) for film in films_of_others)

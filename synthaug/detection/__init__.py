@@ -3,7 +3,8 @@
 from synthaug.detection.detector import Detector, DetectorConfig, build_detector, load_detector
 from synthaug.detection.films import Films, hold
 from synthaug.detection.predict import predict
-from synthaug.detection.train import StepRecord, TrainRecipe, train_detector
+from synthaug.detection.recipe import StepRecord, TrainRecipe
+from synthaug.detection.train import train_detector
 
 __all__ = [
     "Detector",

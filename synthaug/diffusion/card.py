@@ -13,12 +13,13 @@ SCHEMA = 1
 
 
 class Base(BaseModel):
-    """The checkpoint that another one was adapted from."""
+    """The checkpoint that another one was adapted from; `license` as its own card names it, "" where it names none."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     sha256: str
+    license: str = ""
 
 
 class CheckpointCard(BaseModel):
@@ -31,9 +32,12 @@ class CheckpointCard(BaseModel):
         template: name of the prompt template (`synthaug.prompts.TEMPLATES`) that it was trained with.
         route: how it was made: "from_scratch", "unet", "lora", ...; "foreign" without a card.
         base: what it was adapted from, if anything.
-        negative_prompt, guidance_scale, num_inference_steps, scheduler: defaults of sampling.
+        negative_prompt: default of sampling; its optional parts (`synthaug.prompts.negative`) take a film's own values.
+        guidance_scale, num_inference_steps: defaults of sampling.
+        scheduler: of `synthaug.diffusion.schedule.SCHEDULERS`, likewise.
         guidance_interval: steps with guidance, as [from, to) in fractions of the steps; 0 is the noisy end.
         attribution: whose data and weights went in, with licences.
+        license: of the weights, as the hub writes it ("apache-2.0", "creativeml-openrail-m"); "" where nobody said.
         tokens: words of a prompt -> learnt token that is read in their place.
     """
 
@@ -52,6 +56,7 @@ class CheckpointCard(BaseModel):
     num_inference_steps: int = Field(default=20, gt=0)
     scheduler: str = "dpmsolver++"
     attribution: str = ""
+    license: str = ""
     tokens: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -62,9 +67,12 @@ class CheckpointCard(BaseModel):
         return self
 
     def to_json(self) -> dict[str, Any]:
-        """The card as plain JSON values; without `tokens` where none were learnt."""
+        """The card as plain JSON values; without `tokens` where none were learnt, and without licences nobody named."""
         values = self.model_dump(mode="json", by_alias=True)
-        return values if self.tokens else {key: value for key, value in values.items() if key != "tokens"}
+        if self.base is not None and not self.base.license:
+            del values["base"]["license"]
+        unsaid = [key for key in ("tokens", "license") if not values[key]]
+        return {key: value for key, value in values.items() if key not in unsaid}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any], where: Path | str) -> Self:

@@ -1,6 +1,7 @@
 """Checkpoints: diffusers Stable-Diffusion folders plus `synthaug.json`, loaded and saved.
 
     FOLDER/model_index.json  synthaug.json  unet/  vae/  text_encoder/  tokenizer/  scheduler/
+    FOLDER/fast/             its few-step variant, if it has one: what the route `distill` made of it, adapter or checkpoint
 
 Weights are fp16 safetensors in shards of at most 15 MB. Latents' channels, scaling and shift are read from
 `vae.config`.
@@ -34,7 +35,7 @@ from synthaug.diffusion.components import (
 from synthaug.diffusion.device import choose_device, choose_dtype
 from synthaug.diffusion.projected_text_encoder import ProjectedTextEncoder
 from synthaug.diffusion.schedule import make_scheduler
-from synthaug.diffusion.sources import locate
+from synthaug.diffusion.sources import license_of, locate
 from synthaug.errors import CheckpointError
 from synthaug.findings import FINDINGS
 from synthaug.record import VIEWS
@@ -191,7 +192,7 @@ def _load_folder(folder: Path, name: str, precision: torch.dtype) -> Checkpoint:
         text_encoder=text_encoder,
         tokenizer=load_tokenizer(folder, index["text_encoder"]),
         scheduler_config=scheduler_config,
-        card=_foreign_card(unet, vae),
+        card=_foreign_card(unet, vae, license_of(folder)),
         name=name,
         sha256=identity(folder),
     )
@@ -229,7 +230,7 @@ def _check_fit(checkpoint: Checkpoint, folder: Path) -> None:
         )
 
 
-def _foreign_card(unet: Any, vae: Any) -> CheckpointCard:
+def _foreign_card(unet: Any, vae: Any, license: str) -> CheckpointCard:
     size = unet.config.sample_size
     side = size if isinstance(size, int) else min(size or (64, 64))
     return CheckpointCard(
@@ -241,6 +242,7 @@ def _foreign_card(unet: Any, vae: Any) -> CheckpointCard:
         guidance_scale=4.0,
         num_inference_steps=25,
         attribution="unknown: a checkpoint without synthaug.json",
+        license=license,
     )
 
 

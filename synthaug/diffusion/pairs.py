@@ -104,7 +104,7 @@ def sample_pairs(
     present: Sequence[str],
     seeds: Sequence[tuple[int, int]],
     settings: Settings,
-    negative_prompt: str = "",
+    negative_prompts: Sequence[str] | None = None,
     region: Region | None = None,
 ) -> Pairs:
     """Draw one pair a seed.
@@ -117,7 +117,7 @@ def sample_pairs(
     Raises:
         UserError: lengths that differ, or a mask of another size.
     """
-    walker = _Walker(checkpoint, settings, seeds, negative_prompt, without, present)
+    walker = _Walker(checkpoint, settings, seeds, negative_prompts, without, present)
     start = walker.noise() * walker.scheduler().init_noise_sigma
     end, course = walker.walk(start, walker.following(walker.without))
     films = decode(checkpoint, end)
@@ -132,7 +132,7 @@ def change_films(
     present: Sequence[str],
     seeds: Sequence[tuple[int, int]],
     settings: Settings,
-    negative_prompt: str = "",
+    negative_prompts: Sequence[str] | None = None,
     region: Region | None = None,
     method: Method = "inversion",
 ) -> Pairs:
@@ -154,7 +154,7 @@ def change_films(
     if method not in ("img2img", "inversion"):
         raise UserError(f"--method {method}: expected img2img or inversion")
     region = region or Region()
-    walker = _Walker(checkpoint, settings, seeds, negative_prompt, without, present)
+    walker = _Walker(checkpoint, settings, seeds, negative_prompts, without, present)
     latents, scheduler = encode(checkpoint, films), walker.scheduler()
     if method == "inversion":
         steps = settings.num_inference_steps
@@ -183,7 +183,7 @@ class _Walker:
         checkpoint: Checkpoint,
         settings: Settings,
         seeds: Sequence[tuple[int, int]],
-        negative_prompt: str,
+        negative_prompts: Sequence[str] | None,
         without: Sequence[str],
         present: Sequence[str],
     ) -> None:
@@ -193,7 +193,7 @@ class _Walker:
             )
         self.checkpoint, self.settings, self.seeds = checkpoint, settings, seeds
         self.without, self.present = embed(checkpoint, without), embed(checkpoint, present)
-        self.negative = embed(checkpoint, [negative_prompt] * len(seeds))
+        self.negative = embed(checkpoint, negative_prompts or [""] * len(seeds))
 
     def noise(self) -> Tensor:
         """Of the seeds, (B, C, h, w)."""

@@ -7,14 +7,16 @@ with scale w turns two predictions, with the prompt and with the negative prompt
     v = v_negative + w (v_prompt - v_negative)
 
 A scale of 1 is off. Guidance may be limited to an interval of steps (Kynkäänniemi et al., arXiv:2404.07724):
-outside it only the prompt's own prediction is computed, at half the cost.
+outside it only the prompt's own prediction is computed, at half the cost. Coarse features of the U-Net may be kept for
+some steps (`feature_cache`).
 
 Noise is a function of (seed, index). Images of one (seed, index, prompt) in batches of other sizes or
 company differ by rounding alone: at most 2 grey levels in float32.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,9 +24,11 @@ import numpy as np
 import torch
 
 from synthaug.diffusion.checkpoint import Checkpoint
+from synthaug.diffusion.feature_cache import cached_features
 from synthaug.diffusion.noise import generator, noise
 from synthaug.diffusion.schedule import AS_SAVED, make_scheduler, quiet_numpy, takes_generator
 from synthaug.errors import UserError
+from synthaug.prompts import negative
 
 KEPT_EMBEDDINGS = 4096
 
@@ -38,6 +42,7 @@ class Settings:
     num_inference_steps: int
     scheduler: str
     image_size: int
+    feature_interval: int = 1
 
     def guided(self, step: int, steps: int) -> bool:
         """Whether guidance is on at `step` of `steps`."""
@@ -52,6 +57,7 @@ def resolve(
     num_inference_steps: int | None = None,
     scheduler: str | None = None,
     image_size: int | None = None,
+    feature_interval: int | None = None,
 ) -> Settings:
     """The given settings, and the checkpoint's where None.
 
@@ -66,6 +72,7 @@ def resolve(
         num_inference_steps=card.num_inference_steps if num_inference_steps is None else num_inference_steps,
         scheduler=card.scheduler if scheduler is None else scheduler,
         image_size=card.image_size if image_size is None else image_size,
+        feature_interval=1 if feature_interval is None else feature_interval,
     )
     low, high = settings.guidance_interval
     if not 1 <= settings.guidance_scale < 1000:
@@ -74,6 +81,8 @@ def resolve(
         raise UserError(f"guidance_interval {low}, {high}: expected 0 <= from <= to <= 1")
     if settings.num_inference_steps < 1:
         raise UserError(f"--num-inference-steps {settings.num_inference_steps}: expected 1 or more")
+    if settings.feature_interval < 1:
+        raise UserError(f"feature_interval {settings.feature_interval}: expected 1 (every step) or more")
     if settings.image_size < 1 or settings.image_size % checkpoint.scale_factor:
         raise UserError(
             f"--image-size {settings.image_size}: expected a multiple of {checkpoint.scale_factor} "
@@ -95,6 +104,7 @@ def sample(
     num_inference_steps: int | None = None,
     scheduler: str | None = None,
     image_size: int | None = None,
+    feature_interval: int | None = None,
     exact: bool = False,
 ) -> np.ndarray:
     """Draw one image a prompt.
@@ -105,6 +115,7 @@ def sample(
         negative_prompts: what guidance leads away from; one for all or one each. None takes the checkpoint's.
         guidance_scale, guidance_interval, num_inference_steps, scheduler, image_size: None takes the
             checkpoint's.
+        feature_interval: coarse features of the U-Net are computed every so many steps; None and 1: at each.
         exact: the numbers of `StableDiffusionPipeline` from the same latents: guidance at every step, latents
             in the precision of the weights, and the scheduler that the checkpoint came with unless one is named.
 
@@ -116,15 +127,21 @@ def sample(
     """
     negatives = [negative_prompts] * len(prompts) if isinstance(negative_prompts, str) else negative_prompts
     if negatives is None:
-        negatives = [checkpoint.card.negative_prompt] * len(prompts)
+        negatives = [negative(checkpoint.card.negative_prompt)] * len(prompts)
     if not len(prompts) == len(seeds) == len(negatives):
         raise UserError(
             f"found {len(prompts)} prompts, {len(seeds)} seeds, {len(negatives)} negative prompts"
         )
     if exact:
-        guidance_interval, scheduler = (0.0, 1.0), scheduler or AS_SAVED
+        guidance_interval, scheduler, feature_interval = (0.0, 1.0), scheduler or AS_SAVED, 1
     settings = resolve(
-        checkpoint, guidance_scale, guidance_interval, num_inference_steps, scheduler, image_size
+        checkpoint,
+        guidance_scale,
+        guidance_interval,
+        num_inference_steps,
+        scheduler,
+        image_size,
+        feature_interval,
     )
     if not prompts:
         return np.zeros((0, 1, settings.image_size, settings.image_size), np.uint8)
@@ -133,9 +150,9 @@ def sample(
     latents = torch.stack([noise(seed, index, shape) for seed, index in seeds])
     latents = latents.to(checkpoint.device, checkpoint.dtype if exact else torch.float32)
     generators = [generator(seed, index, "steps") for seed, index in seeds]
-    text, negative = embed(checkpoint, prompts), embed(checkpoint, negatives)
+    text, away = embed(checkpoint, prompts), embed(checkpoint, negatives)
     with quiet_numpy():
-        latents = denoise(checkpoint, latents, text, negative, settings, generators)
+        latents = denoise(checkpoint, latents, text, away, settings, generators)
     return decode(checkpoint, latents, together=exact)
 
 
@@ -172,23 +189,46 @@ def denoise(
     generators: list[torch.Generator],
 ) -> torch.Tensor:
     """Standard normal noise (B, C, h, w) -> latents, by the scheduler's steps."""
+    return deque(walk(checkpoint, latents, text, negative, settings, generators), maxlen=1)[0]
+
+
+def walk(
+    checkpoint: Checkpoint,
+    latents: torch.Tensor,
+    text: torch.Tensor,
+    negative: torch.Tensor,
+    settings: Settings,
+    generators: list[torch.Generator],
+    begin: int = 0,
+) -> Iterator[torch.Tensor]:
+    """The latents (B, C, h, w) after each of the scheduler's steps.
+
+    Args:
+        latents: standard normal noise; for a later `begin`, latents at the noise level of that step.
+        begin: the step, of `settings.num_inference_steps`, to begin with.
+    """
     scheduler = make_scheduler(checkpoint.scheduler_config, settings.scheduler)
     scheduler.set_timesteps(settings.num_inference_steps, device=checkpoint.device)
     extra: dict[str, Any] = {"generator": generators} if takes_generator(scheduler) else {}
     both = torch.cat([negative, text])
-    latents = latents * scheduler.init_noise_sigma
     steps = len(scheduler.timesteps)
-    for step, time in enumerate(scheduler.timesteps):
-        scaled = scheduler.scale_model_input(latents, time)
-        if settings.guided(step, steps):
-            away, prediction = (
-                predict(checkpoint, torch.cat([scaled, scaled]), time, both).to(latents.dtype).chunk(2)
-            )
-            prediction = away + settings.guidance_scale * (prediction - away)
-        else:
-            prediction = predict(checkpoint, scaled, time, text).to(latents.dtype)
-        latents = scheduler.step(prediction, time, latents, return_dict=False, **extra)[0]
-    return latents
+    if begin:
+        scheduler.set_begin_index(begin)
+    else:
+        latents = latents * scheduler.init_noise_sigma
+    with cached_features(checkpoint.unet, settings.feature_interval) as count:
+        for step, time in enumerate(scheduler.timesteps[begin:], begin):
+            count(step - begin)
+            scaled = scheduler.scale_model_input(latents, time)
+            if settings.guided(step, steps):
+                away, prediction = (
+                    predict(checkpoint, torch.cat([scaled, scaled]), time, both).to(latents.dtype).chunk(2)
+                )
+                prediction = away + settings.guidance_scale * (prediction - away)
+            else:
+                prediction = predict(checkpoint, scaled, time, text).to(latents.dtype)
+            latents = scheduler.step(prediction, time, latents, return_dict=False, **extra)[0]
+            yield latents
 
 
 def predict(

@@ -19,6 +19,16 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
         "DPMSolverMultistepScheduler",
         {"algorithm_type": "sde-dpmsolver++", "solver_order": 2},
     ),
+    # Steps evenly spaced in the logarithm of the signal-to-noise ratio, as Lu et al. have them. Trailing timesteps leave few
+    # steps at both ends of a schedule with zero terminal SNR, and large shapes and grain come out with too little variance.
+    "dpmsolver++-lu": (
+        "DPMSolverMultistepScheduler",
+        {"algorithm_type": "dpmsolver++", "solver_order": 2, "use_lu_lambdas": True},
+    ),
+    "sde-dpmsolver++-lu": (
+        "DPMSolverMultistepScheduler",
+        {"algorithm_type": "sde-dpmsolver++", "solver_order": 2, "use_lu_lambdas": True},
+    ),
     "ddim": ("DDIMScheduler", {"clip_sample": False}),
     "ddpm": ("DDPMScheduler", {"clip_sample": False}),
     "deis": ("DEISMultistepScheduler", {}),

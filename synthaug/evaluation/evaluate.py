@@ -19,6 +19,9 @@ from synthaug.diffusion import load_checkpoint
 from synthaug.errors import DataError, UnknownNameError
 from synthaug.evaluation import privacy
 from synthaug.evaluation.alignment import alignment, load_text_image_model
+from synthaug.evaluation.certifying import certify
+from synthaug.evaluation.controls import SCALES, draw, guidance_metrics, recipe_of
+from synthaug.evaluation.curves import curves
 from synthaug.evaluation.diversity import diversity
 from synthaug.evaluation.excluding import write_without
 from synthaug.evaluation.features import THUMBNAIL, Extractor, extractor, features
@@ -28,11 +31,11 @@ from synthaug.evaluation.pictures import write_pictures
 from synthaug.evaluation.reconstruction import reconstruction
 from synthaug.evaluation.resemblance import resemblance
 from synthaug.evaluation.results import Metric, Results, missing, protocol_id, table
+from synthaug.evaluation.settings import listed, settings_of
 from synthaug.evaluation.spectrum import SIZE, spectrum_metrics
 from synthaug.evaluation.subgroups import subgroup_metrics
 from synthaug.evaluation.together import Together
 from synthaug.shards import atomic_write
-from synthaug.shards.manifest import read_manifest
 from synthaug.tables import csv_text
 
 VERSION = 2
@@ -46,7 +49,8 @@ class Options:
 
     Attributes: `extractors` by name or folder, by default imagenet (where installed) and embedded; `generator_data` the
     films that the generator was trained on; `empty_prompt` films drawn without a prompt; `text_model` a CLIP-like folder;
-    `model` a checkpoint whose autoencoder is measured; `rate` of innocent films that the audit lists; `exclude` a folder for
+    `model` the checkpoint that drew the films: its autoencoder is measured; `controls` films a label to draw with it for each
+    control, `guidance_scales` those of the curve; `rate` of innocent films that the audit lists; `exclude` a folder for
     shards without the listed films; `cache` a folder for features; `show_real` puts real films into the pictures;
     `spectrum_films` and `reconstructed_films` at most so many a side and view.
     """
@@ -56,6 +60,8 @@ class Options:
     empty_prompt: Any | None = None
     text_model: str | Path | None = None
     model: str | Path | None = None
+    controls: int | None = None
+    guidance_scales: Sequence[float] = SCALES
     rate: float = privacy.RATE
     exclude: str | Path | None = None
     cache: str | Path | None = None
@@ -94,15 +100,29 @@ def evaluate(
     chosen, where = (None, "none") if real is None else real_part(real, part)
     unseen = None if chosen is None else Together([chosen])
     training = [_generator_part(one) for one in options.generator_data]
-    _check(training, unseen, options)
+    _check(drawn, training, unseen, options, out)
+    empty = options.empty_prompt
+    if empty is None and options.controls:
+        say("empty prompt")
+        empty = Together(_drawn_again(drawn, options, out))
     metrics: list[Metric] = []
+    drawable: list[dict[str, Any]] = []
     for judge in read:
         say(f"labels, {judge.name}")
-        metrics += _labels(judge, drawn, unseen, wanted, options)
+        measured, points = _labels(judge, drawn, unseen, empty, wanted)
+        metrics, drawable = metrics + measured, drawable + points
     sources = [extractor(one, options.device) for one in options.extractors or _default_extractors()]
     for source in sources:
         say(f"resemblance, {source.name}")
         metrics += _resemblance(source, drawn, unseen, ["no_finding", *wanted], options)
+    if options.controls:
+        beside = None
+        if unseen is not None:
+            beside = features(sources[0], unseen, options.cache), list(noise_clusters(unseen))
+        for scale in options.guidance_scales:
+            say(f"guidance {scale:g}")
+            again = Together(_drawn_again(drawn, options, out, scale))
+            metrics += guidance_metrics(scale, again, read, wanted, sources[0], beside, options.cache)
     say("sharpness")
     metrics += _spectrum(drawn, unseen, options.spectrum_films)
     say("diversity")
@@ -117,9 +137,11 @@ def evaluate(
     say("privacy")
     found, audited = _privacy(sources[0], drawn, training, unseen, options)
     metrics += audited
-    settings = _settings(drawn, read, sources, wanted, where, unseen, training, options)
+    settings = settings_of(drawn, read, sources, wanted, where, unseen, training, options.command)
     if found is not None:
-        settings["audit"] = _listed(found, drawn)
+        settings["audit"] = listed(found, drawn)
+    settings["certificates"] = [certify(metrics, read, finding).to_json() for finding in wanted]
+    settings["curves"] = drawable
     networks = [judge.digest for judge in read], [source.digest for source in sources]
     protocol = protocol_id("evaluate", VERSION, where, sorted(unseen.keys) if unseen else [], *networks)
     results = Results(kind="evaluate", protocol=protocol, settings=settings, metrics=metrics)
@@ -165,8 +187,24 @@ def _generator_part(data: Any) -> Any:
     return data.subset(parts["generator"]) if parts else data
 
 
-def _check(training: Sequence[Any], unseen: Together | None, options: Options) -> None:
+def _check(
+    drawn: Together,
+    training: Sequence[Any],
+    unseen: Together | None,
+    options: Options,
+    out: str | Path | None,
+) -> None:
     """What would fail after the work is done fails before it."""
+    if options.controls:
+        if options.model is None or out is None:
+            raise DataError("--controls: pass --model, the checkpoint that drew the films, and --out")
+        if options.controls < 2 or any(scale < 1 for scale in options.guidance_scales):
+            raise DataError(
+                f"--controls {options.controls}, --guidance-scales {list(options.guidance_scales)}: expected 2 or more films, "
+                "and scales of 1 (off) or more"
+            )
+        for one in drawn.sets:
+            recipe_of(one)
     if options.exclude is not None and (not training or unseen is None):
         raise DataError("--exclude: nothing is audited without --generator-data and --real")
     if unseen is not None and (both := privacy.shared_patients(training, unseen.sets[0])):
@@ -176,10 +214,20 @@ def _check(training: Sequence[Any], unseen: Together | None, options: Options) -
         )
 
 
+def _drawn_again(
+    drawn: Together, options: Options, out: str | Path | None, scale: float | None = None
+) -> list[Any]:
+    """The control of every folder; `_check` has made sure of model and out."""
+    count = options.controls or 0
+    return list(draw(drawn.sets, options.model or "", Path(out or "."), count, scale, options.device))
+
+
 def _labels(
-    judge: Judge, drawn: Together, unseen: Together | None, wanted: Sequence[str], options: Options
-) -> list[Metric]:
+    judge: Judge, drawn: Together, unseen: Together | None, empty: Any | None, wanted: Sequence[str]
+) -> tuple[list[Metric], list[dict[str, Any]]]:
+    """Figures of the labels by one detector, and curves of its scores."""
     out: list[Metric] = []
+    points: list[dict[str, Any] | None] = []
     known = [name for name in wanted if name in judge.detector.findings]
     for finding in wanted:
         if finding not in known:
@@ -189,15 +237,19 @@ def _labels(
             facts: dict[str, Any] = {"finding": finding, "arm": "synthetic", "extractor": judge.name}
             out += [missing(name, reason, **facts) for name in NAMES]
             continue
-        out += certificate(judge, [drawn], finding, unseen, options.empty_prompt)
+        out += certificate(judge, [drawn], finding, unseen, empty)
     for arm, data in (("real", unseen), ("synthetic", drawn)):
-        if data is None or not known or not any(any(v) for v in (data.views, data.sexes, data.ages)):
+        if data is None or not known:
             continue
         scores = predict(judge.detector, data)
         for finding in known:
             column = scores[:, judge.detector.findings.index(finding)]
-            out += subgroup_metrics(judge, data, column, finding, arm)
-    return out
+            used = (data.column(finding) == 1) | (data.column("no_finding") == 1)
+            truth = (data.column(finding)[used] == 1).astype(float)
+            points.append(curves(column[used], truth, finding=finding, arm=arm, extractor=judge.name))
+            if any(any(v) for v in (data.views, data.sexes, data.ages)):
+                out += subgroup_metrics(judge, data, column, finding, arm)
+    return out, [one for one in points if one is not None]
 
 
 def _resemblance(
@@ -291,16 +343,6 @@ def _nearest(found: privacy.Audit) -> str:
     return csv_text(rows, ["side", "distance", "correlation"])
 
 
-def _listed(found: privacy.Audit, drawn: Together) -> dict[str, Any]:
-    names = drawn.names
-    return {
-        "rate": found.rate,
-        "distance below": round(found.distance_cut, 6),
-        "correlation above": round(found.correlation_cut, 6),
-        "listed": [names[i] for i in found.offenders],
-    }
-
-
 def _exclude(found: privacy.Audit | None, drawn: Together, out: Path, rate: float) -> None:
     if found is None:
         raise DataError("--exclude: the audit found no threshold; results.json says why")
@@ -308,59 +350,3 @@ def _exclude(found: privacy.Audit | None, drawn: Together, out: Path, rate: floa
     for number, one in enumerate(drawn.sets):
         gone = [one.keys[i] for n, i in (drawn.places[j] for j in found.offenders) if n == number]
         write_without(one.root, gone, out / Path(one.root).name if len(drawn.sets) > 1 else out, why)
-
-
-def _settings(
-    drawn: Together,
-    read: Sequence[Judge],
-    sources: Sequence[Extractor],
-    wanted: Sequence[str],
-    where: str,
-    unseen: Together | None,
-    training: Sequence[Any],
-    options: Options,
-) -> dict[str, Any]:
-    drawn_by = [record.provenance for record in drawn.records]
-
-    def values(name: str) -> list[Any]:
-        return sorted({p[name] for p in drawn_by if isinstance(p.get(name), int | float | str)})
-
-    checkpoints = sorted({p["checkpoint"]["name"] for p in drawn_by if isinstance(p.get("checkpoint"), dict)})
-    return {
-        "command": options.command,
-        "findings": list(wanted),
-        "synthetic_films": len(drawn),
-        "checkpoints": checkpoints,
-        "guidance_scale": values("guidance_scale"),
-        "num_inference_steps": values("num_inference_steps"),
-        "gated": _gates(drawn),
-        "real_films": 0 if unseen is None else len(unseen),
-        "real_part": where,
-        "generator_films": sum(len(one) for one in training),
-        "detectors": [
-            {
-                "name": judge.name,
-                "arch": judge.detector.config.arch,
-                "image_size": judge.detector.config.image_size,
-                "start": judge.detector.config.start,
-                "sha256": judge.digest[:16],
-                "thresholds": {
-                    f: judge.detector.config.threshold(f) for f in wanted if f in judge.detector.findings
-                },
-            }
-            for judge in read
-        ],
-        "extractors": [
-            {"name": s.name, "resize": s.resize, "sha256": (s.digest or "")[:16]} for s in sources
-        ],
-    }
-
-
-def _gates(drawn: Together) -> list[str]:
-    """Folders whose manifest says that a quality gate discarded films."""
-    folders = []
-    for one in drawn.sets:
-        if getattr(one, "format", None) == "shards":
-            facts = read_manifest(one.root).facts
-            folders += [Path(one.root).name] if any("gate" in name for name in facts) else []
-    return folders

@@ -24,6 +24,7 @@ from synthaug.evaluation.sample_size import films_needed
 
 NAMES = ("label accuracy", "label sensitivity", "label specificity", "label AUROC")
 BOUND = 0.95  # the accuracy that the paper reports
+EMPTY = "empty prompt label accuracy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +151,12 @@ def label_fidelity(
     reader = detector.detector if isinstance(detector, Judge) else detector
     if finding not in reader.findings:
         raise UnknownNameError("finding of the detector", finding, reader.findings)
-    scored = score(reader, data, finding)
-    threshold = reader.config.threshold(finding)
+    return _with_control(score(reader, data, finding), finding, reader.config.threshold(finding), arm, judge)
+
+
+def _with_control(
+    scored: Scored, finding: str, threshold: float, arm: str, judge: Judge | None
+) -> list[Metric]:
     out = fidelity_metrics(scored, finding, threshold, arm, judge=judge)
     if out[0].value is not None:
         shuffled = Scored(scored.scores, np.random.default_rng(0).permutation(scored.labels), scored.clusters)
@@ -170,13 +175,16 @@ def certificate(
 ) -> list[Metric]:
     """All that is said of one finding by one detector.
 
-    The four figures and the control on synthetic films; the ceiling, arm "real"; the accuracy's distance to the ceiling;
-    the share of films of an empty prompt that the detector calls present; how many independent films would show that the
-    accuracy found exceeds `bound`. What cannot be said has a reason.
+    The four figures and the control on synthetic films; accuracy by seed; the ceiling, arm "real"; the accuracy's distance to
+    the ceiling; the share of films of an empty prompt that the detector calls present, and how often that agrees with the label
+    that was asked of the same noise; how many independent films would show that the accuracy found exceeds `bound`. What
+    cannot be said has a reason.
     """
     facts: dict[str, Any] = {"finding": finding, "extractor": judge.name, "resize": judge.resize}
-    out = label_fidelity(judge, synthetic, finding)
     threshold = judge.detector.config.threshold(finding)
+    scored = score(judge.detector, synthetic, finding)
+    out = _with_control(scored, finding, threshold, "synthetic", judge)
+    out += _by_seed(judge, scored, finding, threshold)
     found = out[0]
     if real is None:
         out.append(missing(NAMES[0], "no --real: the detector's own ceiling is unknown", arm="real", **facts))
@@ -185,19 +193,70 @@ def certificate(
             score(judge.detector, [real], finding, balance=False), finding, threshold, "real", judge=judge
         )
         out += [*ceiling, _distance(found, ceiling[0], facts)]
-    name = "empty prompt called present"
-    if empty_prompt is None:
-        out.append(missing(name, "no --empty-prompt: this control was not run", arm="empty prompt", **facts))
-    else:
-        column = judge.detector.findings.index(finding)
-        called = (predict(judge.detector, empty_prompt)[:, column] >= threshold).astype(float)
-        low, high = proportion(called, noise_clusters(empty_prompt))
-        out.append(
-            Metric(
-                name=name, arm="empty prompt", value=called.mean(), low=low, high=high, n=len(called), **facts
-            )
-        )
+    out += _empty(judge, synthetic, empty_prompt, finding, facts)
     return [*out, _needed(found, bound, facts)]
+
+
+def _empty(
+    judge: Judge,
+    synthetic: Sequence[RadiographData],
+    empty_prompt: RadiographData | None,
+    finding: str,
+    facts: dict[str, Any],
+) -> list[Metric]:
+    """Films without a prompt: called present how often, and right how often about the label asked of the same noise."""
+    called_present, arm = "empty prompt called present", "empty prompt"
+    if empty_prompt is None:
+        reason = "no --empty-prompt and no --controls: this control was not run"
+        return [missing(name, reason, arm=arm, **facts) for name in (called_present, EMPTY)]
+    threshold = judge.detector.config.threshold(finding)
+    scores = predict(judge.detector, empty_prompt)[:, judge.detector.findings.index(finding)]
+    called, clusters = (scores >= threshold).astype(float), noise_clusters(empty_prompt)
+    low, high = proportion(called, clusters)
+    out = [
+        Metric(name=called_present, arm=arm, value=called.mean(), low=low, high=high, n=len(called), **facts)
+    ]
+    asked = _asked(synthetic, finding)
+    shared = [i for i, cluster in enumerate(clusters) if cluster in asked]
+    labels = np.array([asked[clusters[i]] for i in shared], float)
+    if len(set(labels.tolist())) < 2:
+        reason = "no film shares its noise (seed, index) with films of either label; draw with the seeds of the labelled films"
+        return [*out, missing(EMPTY, reason, arm=arm, **facts)]
+    held = Scored(scores[shared], labels, tuple(clusters[i] for i in shared))
+    return [*out, fidelity_metrics(held, finding, threshold, arm, "empty prompt label", judge)[0]]
+
+
+def _asked(synthetic: Sequence[RadiographData], finding: str) -> dict[str, float]:
+    """Noise -> 1 where it was drawn with the finding, 0 without; noises that were drawn both ways are left out."""
+    found: dict[str, set[float]] = {}
+    for one in synthetic:
+        films = zip(noise_clusters(one), _labels(one, finding), _labels(one, "no_finding"), strict=True)
+        for cluster, present, absent in films:
+            if present == 1 or absent == 1:
+                found.setdefault(cluster, set()).add(float(present == 1))
+    return {cluster: values.pop() for cluster, values in found.items() if len(values) == 1}
+
+
+def _labels(data: RadiographData, finding: str) -> np.ndarray:
+    names = list(data.findings)
+    return data.labels[:, names.index(finding)] if finding in names else np.full(len(data), np.nan)
+
+
+def _by_seed(judge: Judge, scored: Scored, finding: str, threshold: float) -> list[Metric]:
+    """Accuracy of each pair of seeds, the n-th with the finding beside the n-th without; nothing where there is one pair."""
+    noises = [cluster.rpartition("/")[0] for cluster in scored.clusters]
+    if not all(seed.isdecimal() for seed in noises):
+        return []
+    seeds = np.array([int(seed) for seed in noises])
+    ones = scored.labels == 1
+    pairs = list(zip(np.unique(seeds[ones]), np.unique(seeds[~ones]), strict=False))
+    out = []
+    for one, other in pairs if len(pairs) > 1 else []:
+        rows = np.flatnonzero((ones & (seeds == one)) | (~ones & (seeds == other)))
+        held = Scored(scored.scores[rows], scored.labels[rows], tuple(scored.clusters[i] for i in rows))
+        name = f"seeds {one} and {other}"
+        out.append(fidelity_metrics(held, finding, threshold, "synthetic", judge=judge, subgroup=name)[0])
+    return out
 
 
 def _distance(found: Metric, ceiling: Metric, facts: dict[str, Any]) -> Metric:

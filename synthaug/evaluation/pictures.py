@@ -1,20 +1,24 @@
 """Contact sheets for the report: synthetic films, real ones beside them, and the pairs that the audit found.
 
-Conventions: PNG in `OUT/pictures/`; real films are written only where `show_real` says so, since a report may travel.
+Conventions: PNG in `OUT/pictures/`; synthetic and real films have the same labels row by row; real films are written
+only where `show_real` says so, since a report may travel.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from synthaug.evaluation.privacy import Audit
 from synthaug.evaluation.together import Together
+from synthaug.findings import FINDINGS, title
 from synthaug.images import contact_sheet, encode
 from synthaug.shards import atomic_write
 
 FOLDER = "pictures"
 SIZE = 160
 COUNT = 12
+ACROSS, ROWS = 6, 5
 
 
 def write_pictures(
@@ -26,9 +30,10 @@ def write_pictures(
     show_real: bool = False,
 ) -> list[str]:
     """Write the sheets that can be made; those of an earlier run that cannot are removed. Returns their names."""
-    sheets: dict[str, np.ndarray] = {"synthetic.png": _sheet(drawn)}
+    shown = [name for name in drawn.findings if (drawn.column(name) == 1).any()][:ROWS]
+    sheets: dict[str, np.ndarray] = {"synthetic.png": _sheet(drawn, shown)}
     if real is not None and show_real:
-        sheets["real.png"] = _sheet(real)
+        sheets["real.png"] = _sheet(real, shown)
     if found is not None and training is not None:
         sheets["nearest.png"] = _pairs(drawn, training if show_real else None, found)
     folder = out / FOLDER
@@ -41,14 +46,25 @@ def write_pictures(
     return list(sheets)
 
 
-def _sheet(data: Together) -> np.ndarray:
-    """Films at equal steps through the data set, with what they show."""
-    chosen = data.subset(np.unique(np.linspace(0, len(data) - 1, COUNT).round().astype(int)))
-    captions = [
-        ", ".join(name for name, value in record.labels.items() if value == 1) or "unlabelled"
-        for record in chosen.records
+def _sheet(data: Together, findings: Sequence[str]) -> np.ndarray:
+    """A row a finding, films at equal steps through those that show it; where no finding is shown, through all."""
+    blocks, captions = [], []
+    rows = [(name, np.flatnonzero(data.column(name) == 1)) for name in findings] or [
+        ("unlabelled", np.arange(len(data)))
     ]
-    return contact_sheet(chosen.images_array(SIZE), 6, captions)
+    for name, films in rows:
+        chosen = (
+            films[np.unique(np.linspace(0, len(films) - 1, ACROSS).round().astype(int))]
+            if len(films)
+            else films
+        )
+        block = np.zeros((ACROSS, 1, SIZE, SIZE), np.uint8)
+        if len(chosen):
+            block[: len(chosen)] = data.subset(chosen).images_array(SIZE)
+        blocks.append(block)
+        captions += [title(name) if name in FINDINGS else name] * len(chosen)
+        captions += ["no such film" if not len(chosen) and not i else "" for i in range(ACROSS - len(chosen))]
+    return contact_sheet(np.concatenate(blocks), ACROSS, captions)
 
 
 def _pairs(drawn: Together, training: Together | None, found: Audit) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Several data sets read as one, in their order; nothing is decoded before it is asked for."""
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -67,7 +68,7 @@ class Together:
     @property
     def names(self) -> list[str]:
         """Each film as "folder/key"."""
-        return [f"{self.sets[n].root.name}/{self.sets[n].keys[i]}" for n, i in self.places]
+        return [f"{Path(self.sets[n].root).name}/{self.sets[n].keys[i]}" for n, i in self.places]
 
     def column(self, finding: str) -> np.ndarray:
         """The values (n,) of one finding, NaN where unknown."""

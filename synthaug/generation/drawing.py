@@ -34,7 +34,7 @@ from synthaug.generation.gates import Judge, Rejection
 from synthaug.generation.plan import KEY, GenerateRecipe
 from synthaug.generation.writing import ShardWriter, own_folder, publish
 from synthaug.record import Record
-from synthaug.shards import ShardEntry, existing_shard
+from synthaug.shards import ShardEntry, existing_shard, open_storage
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,7 @@ class Artist:
             recipe.num_inference_steps,
             recipe.scheduler,
             recipe.image_size,
+            recipe.feature_interval,
         )
 
     def draw(self, places: Sequence[int], noise: Sequence[int]) -> np.ndarray:
@@ -102,17 +103,19 @@ class Artist:
             OutOfMemoryError: no room for so many.
         """
         settings, recipe = self.settings, self.recipe
+        entries = list(recipe.entries(places))
         try:
             return sample(
                 self.checkpoint,
-                [entry.prompt or "" for entry in recipe.entries(places)],
+                [entry.prompt or "" for entry in entries],
                 [(recipe.seed, index) for index in noise],
-                negative_prompts=recipe.negative_prompt or "",
+                negative_prompts=[entry.negative_prompt or "" for entry in entries],
                 guidance_scale=settings.guidance_scale,
                 guidance_interval=settings.guidance_interval,
                 num_inference_steps=settings.num_inference_steps,
                 scheduler=settings.scheduler,
                 image_size=settings.image_size,
+                feature_interval=settings.feature_interval,
             )
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
@@ -206,7 +209,7 @@ class Drawing:
 
     artist: Artist
     execution: Execution
-    folder: Path
+    folder: str | Path
     versions: Mapping[str, str]
     judge: Judge | None = None
 
@@ -229,9 +232,9 @@ class Drawing:
         ]
         if differing:
             raise ClusterError(f"{', '.join(differing)}; install the same versions on every node")
-        if not (self.folder / RECIPE).is_file():
+        if not open_storage(self.folder).exists(RECIPE):
             raise OutputFolderError(
-                f"{self.folder}: not seen here; --out must be a folder that all workers share"
+                f"{self.folder}: not seen here; --out must be a folder that all workers share, or the URL of a store"
             )
         ready: list[Artist] = []
 
@@ -291,12 +294,13 @@ def _samples(
             prompt=entry.prompt,
             synthetic=True,
             provenance={
-                "negative_prompt": recipe.negative_prompt,
+                "negative_prompt": entry.negative_prompt,
                 "seed": recipe.seed,
                 "guidance_scale": recipe.guidance_scale,
                 "guidance_interval": recipe.guidance_interval,
                 "num_inference_steps": recipe.num_inference_steps,
                 "scheduler": recipe.scheduler,
+                **({"feature_interval": recipe.feature_interval} if recipe.feature_interval else {}),
                 "checkpoint": recipe.checkpoint.model_dump() if recipe.checkpoint else None,
                 "quality": measured,
                 "synthaug_version": __version__,

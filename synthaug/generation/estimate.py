@@ -31,7 +31,7 @@ class Estimate:
         )
 
 
-def describe(recipe: GenerateRecipe, folder: Path, estimate: "Estimate | None" = None) -> str:
+def describe(recipe: GenerateRecipe, folder: str | Path, estimate: "Estimate | None" = None) -> str:
     """What a run would do, in words; the recipe is a resolved one."""
     pixels = (recipe.image_size or 0) ** 2
     stored = estimate.bytes_a_film if estimate else pixels * BYTES_PER_PIXEL[recipe.format]

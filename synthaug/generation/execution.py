@@ -15,6 +15,7 @@ from synthaug import __version__
 from synthaug.diffusion import Checkpoint, Settings, sample
 from synthaug.diffusion.device import choose_device, dtype_name, processor_has_bfloat16
 from synthaug.errors import OutOfMemoryError, OutputFolderError
+from synthaug.shards import open_storage
 
 EXECUTION = "execution.json"
 # CPU: measured by benchmarks/generate_vs_diffusers.py --batch-size.
@@ -47,19 +48,21 @@ def versions() -> dict[str, str]:
     }
 
 
-def read_execution(folder: Path) -> Execution | None:
+def read_execution(folder: str | Path) -> Execution | None:
     """The execution that a run began with, or None.
 
     Raises:
         OutputFolderError: the file is damaged.
     """
-    path = folder / EXECUTION
+    storage = open_storage(folder)
     try:
-        return Execution.model_validate_json(path.read_bytes())
+        return Execution.model_validate_json(storage.read(EXECUTION))
     except FileNotFoundError:
         return None
     except ValidationError as error:
-        raise OutputFolderError(f"{path}: not an execution of this version; choose another --out") from error
+        raise OutputFolderError(
+            f"{storage.where(EXECUTION)}: not an execution of this version; choose another --out"
+        ) from error
 
 
 def device_kind(device: str) -> str:

@@ -16,8 +16,9 @@ from synthaug.errors import CorruptShardError, DataError, OutputFolderError, Syn
 from synthaug.generation.execution import EXECUTION, Execution
 from synthaug.generation.gates import of_record, rates
 from synthaug.generation.plan import GenerateRecipe, changed
-from synthaug.shards import ShardEntry, atomic_write, read_manifest, read_samples, write_manifest
-from synthaug.shards.files import atomic
+from synthaug.recipes import parse_yaml
+from synthaug.record import Record
+from synthaug.shards import ShardEntry, local_path, open_storage, read_manifest, read_samples, write_manifest
 
 RECIPE, MANIFEST, PREVIEW, CARD = "recipe.yaml", "manifest.json", "preview.png", "README.md"
 REJECTED = "rejected.jsonl"
@@ -28,13 +29,14 @@ def finish(
     recipe: GenerateRecipe,
     checkpoint: Checkpoint,
     execution: Execution,
-    folder: Path,
+    folder: str | Path,
     entries: list[ShardEntry],
 ) -> None:
     """Contact sheet and card, from what is on the disk; then the manifest."""
+    storage = open_storage(folder)
     gated = _gated(recipe, folder, entries)
     first = np.stack([images.read(data) for data in islice(encoded(folder, entries), PREVIEWED)])[:, None]
-    atomic_write(folder / PREVIEW, images.encode(images.contact_sheet(first)))
+    storage.write(PREVIEW, images.encode(images.contact_sheet(first)))
     name = recipe.checkpoint.model_dump() if recipe.checkpoint else None
     facts: dict[str, Any] = {
         "count": recipe.count,
@@ -54,6 +56,7 @@ def finish(
             "num_inference_steps": recipe.num_inference_steps,
             "guidance_scale": recipe.guidance_scale,
             "guidance_interval": recipe.guidance_interval,
+            **({"feature_interval": recipe.feature_interval} if recipe.feature_interval else {}),
             "negative_prompt": recipe.negative_prompt,
         },
         **({"quality": gated, "limits": gate_limits(recipe)} if gated else {}),
@@ -61,7 +64,7 @@ def finish(
         "attribution": [checkpoint.card.attribution] if checkpoint.card.attribution else [],
         "versions": execution.versions,
     }
-    atomic_write(folder / CARD, dataset_card(facts).encode())
+    storage.write(CARD, dataset_card(facts).encode())
     write_manifest(
         folder,
         entries,
@@ -73,18 +76,16 @@ def finish(
     )
 
 
-def _gated(recipe: GenerateRecipe, folder: Path, entries: list[ShardEntry]) -> dict[str, Any] | None:
+def _gated(recipe: GenerateRecipe, folder: str | Path, entries: list[ShardEntry]) -> dict[str, Any] | None:
     """Write the log of rejected candidates, read from the records, and return the rates; None without gates."""
     if recipe.gates is None:
         return None
-    rejected: Counter[str] = Counter()
-    with atomic(folder / REJECTED) as log:
-        for entry in entries:
-            with (folder / entry.name).open("rb") as file:
-                for record, _ in read_samples(file, entry.name):
-                    for one in of_record(record):
-                        rejected[one.gate] += 1
-                        log.write(f"{json.dumps({'key': record.key, **one.to_json()})}\n".encode())
+    rejected, lines = Counter[str](), []
+    for record, _ in _samples(folder, entries):
+        for one in of_record(record):
+            rejected[one.gate] += 1
+            lines.append(json.dumps({"key": record.key, **one.to_json()}) + "\n")
+    open_storage(folder).write(REJECTED, "".join(lines).encode())
     return rates(recipe.gates, recipe.count, rejected)
 
 
@@ -102,33 +103,38 @@ def gate_limits(recipe: GenerateRecipe) -> list[str]:
     return said
 
 
-def encoded(folder: Path, entries: Sequence[ShardEntry]) -> Iterator[bytes]:
-    """The images of the shards as they are stored; there is no manifest yet to read them by."""
+def encoded(folder: str | Path, entries: Sequence[ShardEntry]) -> Iterator[bytes]:
+    """The images of the shards as they are stored."""
+    for _, data in _samples(folder, entries):
+        yield data
+
+
+def _samples(folder: str | Path, entries: Sequence[ShardEntry]) -> Iterator[tuple[Record, bytes]]:
+    """Records and images; there is no manifest yet to read them by."""
+    storage = open_storage(folder)
     for entry in entries:
-        with (folder / entry.name).open("rb") as file:
-            for _, data in read_samples(file, entry.name):
-                yield data
+        with storage.open(entry.name) as file:
+            yield from read_samples(file, entry.name)
 
 
-def check_folder(folder: Path, recipe: GenerateRecipe) -> None:
+def check_folder(folder: str | Path, recipe: GenerateRecipe) -> None:
     """Raise unless the folder is new, empty, or was begun by the same recipe."""
-    if not folder.exists():
-        return
-    if not folder.is_dir():
+    local, storage = local_path(folder), open_storage(folder)
+    if local is not None and local.exists() and not local.is_dir():
         raise OutputFolderError(f"{folder}: is a file; choose another --out")
-    path = folder / RECIPE
-    if not path.exists():
-        others = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
-        if others:
+    try:
+        text = storage.read(RECIPE)
+    except FileNotFoundError:
+        if others := sorted(name for name in storage.names() if not name.startswith(".")):
             raise OutputFolderError(
                 f"{folder}: holds {others[0]} and no {RECIPE}; choose an empty or new folder as --out"
-            )
+            ) from None
         return
     try:
-        before = GenerateRecipe.load(path)
+        before = GenerateRecipe.from_values(parse_yaml(text, RECIPE), RECIPE)
     except SynthaugError as error:
         raise OutputFolderError(
-            f"{path}: not a recipe of `synthaug generate` ({error}); choose another --out"
+            f"{storage.where(RECIPE)}: not a recipe of `synthaug generate` ({error}); choose another --out"
         ) from error
     keys = changed(before, recipe)
     if keys:
@@ -137,20 +143,21 @@ def check_folder(folder: Path, recipe: GenerateRecipe) -> None:
         )
 
 
-def finished(folder: Path) -> bool:
+def finished(folder: str | Path) -> bool:
     """Whether the manifest and all that it lists are there; a manifest of missing files is removed."""
-    if not (folder / MANIFEST).exists():
+    storage = open_storage(folder)
+    there = storage.names()
+    if MANIFEST not in there:
         return False
     try:
         manifest = read_manifest(folder)
     except (CorruptShardError, DataError):
         whole = False
     else:
-        sizes = {folder / entry.name: entry.size for entry in manifest.shards}
-        whole = all(path.is_file() and path.stat().st_size == size for path, size in sizes.items())
-        whole = whole and all((folder / entry.index_name).is_file() for entry in manifest.shards)
+        whole = all(there.get(entry.name) == entry.size for entry in manifest.shards)
         needed = [RECIPE, EXECUTION, PREVIEW, CARD, *([REJECTED] if "gates" in manifest.facts else [])]
-        whole = whole and all((folder / name).is_file() for name in needed)
+        needed += [entry.index_name for entry in manifest.shards]
+        whole = whole and there.keys() >= set(needed)
     if not whole:
-        (folder / MANIFEST).unlink()
+        storage.remove(MANIFEST)
     return whole

@@ -20,7 +20,7 @@ def batches(
     batch_size: int,
     draw: Draw,
     rejected: dict[int, list[Rejection]],
-    folder: Path,
+    folder: str | Path,
     before: Sequence[ShardEntry],
     judge: Judge | None,
 ) -> Iterator[tuple[range, np.ndarray]]:
@@ -72,7 +72,9 @@ def stored(films: np.ndarray, format: str) -> np.ndarray:
     return np.stack([images.read(images.encode(film, format))[None] for film in films[:, 0]])
 
 
-def _fingerprints(recipe: GenerateRecipe, folder: Path, before: Sequence[ShardEntry]) -> Iterator[np.ndarray]:
+def _fingerprints(
+    recipe: GenerateRecipe, folder: str | Path, before: Sequence[ShardEntry]
+) -> Iterator[np.ndarray]:
     if recipe.gates is not None and "duplicate" in recipe.gates.names:
         for data in encoded(folder, before):
             yield fingerprint(images.read(data))

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from synthaug.diffusion import Checkpoint, load_checkpoint
 from synthaug.diffusion.device import choose_device
+from synthaug.diffusion.sources import of_quality
 from synthaug.engines import Done, open_engine
 from synthaug.errors import UserError
 from synthaug.generation.drawing import Artist, Drawing, ShardTask
@@ -27,7 +28,7 @@ from synthaug.generation.place import Place, fitting_execution, here
 from synthaug.generation.plan import GenerateRecipe, make_recipe
 from synthaug.generation.progress import Progress, Told
 from synthaug.generation.writing import sweep
-from synthaug.shards import ShardEntry, atomic_write, lock
+from synthaug.shards import ShardEntry, local_path, open_storage
 
 COUNT = 16
 
@@ -38,6 +39,7 @@ def generate(
     count: int | None = None,
     out: str | Path | None = None,
     model: str | Path = "embedded",
+    quality: str = "best",
     seed: int | None = None,
     shard_size: int | None = None,
     num_inference_steps: int | None = None,
@@ -60,14 +62,16 @@ def generate(
     threads: int | None = None,
     dry_run: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
-) -> Path:
+) -> str | Path:
     """Draw labelled radiographs into a folder of WebDataset shards.
 
     Args:
         labels: "pleural_effusion", ["edema", "mass=0"] (one film with both) or {"edema": 1}.
         count: films; 16 when None.
-        out: folder; `./<label>-<first 8 of the recipe's digest>` when None. A begun one is resumed.
+        out: folder, or the URL of one in an object store; `./<label>-<first 8 of the recipe's digest>` when None.
+            A begun one is resumed.
         model: "embedded", a checkpoint folder or a hub id.
+        quality: "best", the checkpoint's own settings, or "fast", its few-step variant.
         seed: with a film's index, all that its noise depends on; 0 when None.
         shard_size: films a shard; 1000 when None.
         num_inference_steps, guidance_scale, negative_prompt, image_size: None takes the checkpoint's.
@@ -89,12 +93,12 @@ def generate(
         on_progress: called as films are done.
 
     Returns:
-        The folder.
+        The folder, or its URL.
 
     Raises:
         UserError: see its tree; nothing is written.
         OutputFolderError: the folder was made by another recipe, holds other files or is in use.
-        DiskFullError, OutOfMemoryError: the finished shards are kept.
+        DiskFullError, StorageError, OutOfMemoryError: the finished shards are kept.
         FailureError: the gates rejected every candidate of a film, or workers died of a shard.
         NotInstalledError, ClusterError: Ray is not there, or its workers do not fit the run.
     """
@@ -122,11 +126,13 @@ def generate(
             )
         planned = recipe if isinstance(recipe, GenerateRecipe) else GenerateRecipe.load(recipe)
         intent = planned.with_overrides(settings)
+    model = of_quality(model, quality)
     with open_engine(engine, address, workers, lambda: choose_device("auto").type) as opened:
         checkpoint = load_checkpoint(model, opened.own_device(device))
         resolved = _judged_by(intent.resolved(checkpoint), judge)
         check_judge(resolved.gates, judge, [entry.labels for entry in resolved.plan])
-        folder = Path(resolved.folder_name() if out is None else out)
+        folder = resolved.folder_name() if out is None else out
+        folder = local_path(folder) or str(folder)
         source = str(Path(model).resolve()) if Path(model).exists() else str(model)
         place = Place(opened, source, opened.device(device), threads)
         if dry_run:
@@ -140,12 +146,12 @@ def generate(
 def run(
     recipe: GenerateRecipe,
     checkpoint: Checkpoint,
-    folder: Path,
+    folder: str | Path,
     batch_size: int | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     judge: Judge | None = None,
     place: Place | None = None,
-) -> Path:
+) -> str | Path:
     """Begin or resume a resolved recipe, in this process unless another place is given; see `generate`."""
     place = place or here(checkpoint)
     if compares(recipe) and not place.engine.in_order:
@@ -154,23 +160,25 @@ def run(
             "--engine local, or leave the gate out and run `synthaug dedupe` on the finished folder"
         )
     check_folder(folder, recipe)
-    with lock(folder):
+    storage = open_storage(folder)
+    with storage.lock():
         check_folder(folder, recipe)
         if finished(folder):
             return folder
-        if not (folder / RECIPE).exists():
-            atomic_write(folder / RECIPE, recipe.to_yaml().encode())
+        if not storage.exists(RECIPE):
+            storage.create(RECIPE, recipe.to_yaml().encode())
         sweep(folder)
         artist = Artist(recipe, place.model, place.device, loaded=checkpoint)
         execution = read_execution(folder)
         if execution is None:
             execution = fitting_execution(artist, place, batch_size)
-            atomic_write(folder / EXECUTION, execution.to_bytes())
+            storage.create(EXECUTION, execution.to_bytes())
         else:
             begun(execution, batch_size, place.threads)
         artist = replace(artist, device=execution.device, dtype=execution.dtype)
         place = replace(place, device=execution.device)
-        job = Drawing(artist, execution, folder.resolve(), versions(), judge)
+        shared = folder.resolve() if isinstance(folder, Path) else folder
+        job = Drawing(artist, execution, shared, versions(), judge)
         entries = _write_shards(job, place, on_progress)
         sweep(folder)
         finish(recipe, checkpoint, execution, folder, entries)

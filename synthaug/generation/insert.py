@@ -64,6 +64,8 @@ def insert(
     on_progress: Progress | None = None,
     into: Path | None = None,
     mask: Path | None = None,
+    split: str | None = None,
+    splits_file: str = "nih-sample",
 ) -> Path:
     """Draw `recipe.count` pairs into `out`, by default 16, or one for each film of `into`.
 
@@ -75,6 +77,8 @@ def insert(
         on_progress: called with (pairs done, pairs in all).
         into: films that the finding is inserted into: a folder or one file.
         mask: a picture whose bright pixels alone may change.
+        split: the part of `splits_file` whose films of `into` are taken; all when None.
+        splits_file: "nih-sample", or a CSV of image,part.
 
     Returns:
         The folder.
@@ -103,7 +107,9 @@ def insert(
     )
     if mask is not None:
         region = replace(region, mask=read_mask(mask, settings.image_size))
-    given = source_films(into, finding)[: recipe.count] if into is not None else None
+    if split is not None and into is None:
+        raise UserError(f"--split {split}: is for given films; add --into DIR, or leave it out")
+    given = source_films(into, finding, split, splits_file)[: recipe.count] if into is not None else None
     recipe = recipe.model_copy(
         update={
             "label": finding,
@@ -153,12 +159,14 @@ class _Run:
         """The prompts without and with the finding, of a view that the checkpoint knows or the recipe's."""
         recipe, checkpoint = self.recipe, self.checkpoint
         absent = {NO_FINDING: 1.0} if NO_FINDING in checkpoint.findings else {}
-        shown = view if view in checkpoint.views else recipe.view
         without, present = (
-            prompts.render(labels, shown, recipe.age, recipe.sex, checkpoint.template)
+            prompts.render(labels, self._shown(view), recipe.age, recipe.sex, checkpoint.template)
             for labels in (absent, {recipe.label: 1.0})
         )
         return without, present
+
+    def _shown(self, view: str | None) -> str | None:
+        return view if view in self.checkpoint.views else self.recipe.view
 
     def draw(
         self, pairs: range, batch_size: int, on_progress: Progress | None
@@ -169,7 +177,16 @@ class _Run:
             part = range(start, min(start + batch_size, pairs.stop))
             views = [self.given[index].view if self.given else None for index in part]
             texts = [self.texts(view) for view in views]
-            found = self._batch(part, texts)
+            away = [
+                prompts.negative(
+                    self.checkpoint.card.negative_prompt,
+                    self._shown(view),
+                    self.recipe.age,
+                    self.recipe.sex,
+                )
+                for view in views
+            ]
+            found = self._batch(part, texts, away)
             for place, pair in enumerate(part):
                 films = found.without[place, 0], found.present[place, 0]
                 drawn.append(self._members(pair, films, found.mask[place, 0], texts[place]))
@@ -177,18 +194,15 @@ class _Run:
                 on_progress(part.stop, self.count)
         return drawn
 
-    def _batch(self, part: range, texts: Sequence[tuple[str, str]]) -> Pairs:
+    def _batch(self, part: range, texts: Sequence[tuple[str, str]], away: Sequence[str]) -> Pairs:
         without, present = [text[0] for text in texts], [text[1] for text in texts]
         seeds = [(self.recipe.seed, index) for index in part]
-        negative = self.checkpoint.card.negative_prompt
         if self.given is None:
-            return sample_pairs(
-                self.checkpoint, without, present, seeds, self.settings, negative, self.region
-            )
+            return sample_pairs(self.checkpoint, without, present, seeds, self.settings, away, self.region)
         films = np.stack([self.given[index].pixels(self.settings.image_size) for index in part])[:, None]
         method = self.recipe.method or "inversion"
         return change_films(
-            self.checkpoint, films, without, present, seeds, self.settings, negative, self.region, method
+            self.checkpoint, films, without, present, seeds, self.settings, away, self.region, method
         )
 
     def _members(

@@ -16,9 +16,11 @@ import numpy as np
 from synthaug import findings as vocabulary
 from synthaug import images
 from synthaug.datasets import open_radiographs
+from synthaug.datasets.base import Radiographs
 from synthaug.datasets.formats import detect
 from synthaug.datasets.formats.files import find_images
-from synthaug.errors import DataError
+from synthaug.datasets.splits import part_of
+from synthaug.errors import DataError, UserError
 
 FIT = "crop"
 
@@ -39,18 +41,26 @@ class SourceFilm:
         return images.resize(self.read(), size, FIT)
 
 
-def source_films(into: Path, finding: str) -> list[SourceFilm]:
-    """The films that do not have the finding yet, in the order of their folder.
+def source_films(
+    into: Path, finding: str, split: str | None = None, splits_file: str = "nih-sample"
+) -> list[SourceFilm]:
+    """The films that do not have the finding yet, in the order of their folder; of one part of a split where one is named.
 
     Raises:
         DataError: no such film; also what the folder's layout raises.
+        UserError: a part of films that no split can name.
     """
+    plain = into.is_file() or (into.is_dir() and detect(into) is None)
+    if split is not None and plain:
+        raise UserError(f"--split {split}: is for films in a known layout, and --into {into} is none")
     if into.is_file():
         return [_plain(into, into.stem, finding)]
-    if into.is_dir() and detect(into) is None and (pictures := find_images(into)):
+    if plain and (pictures := find_images(into)):
         named = [(path, path.relative_to(into).with_suffix("").as_posix()) for path in sorted(pictures)]
         return [_plain(path, key, finding) for path, key in named]
-    films = open_radiographs(into)
+    films: Radiographs = open_radiographs(into)
+    if split is not None:
+        films = part_of(films, split, splits_file)
     names = [*films.findings, *(n for n in (finding, vocabulary.NO_FINDING) if n not in films.findings)]
 
     def film(index: int) -> SourceFilm:

@@ -18,7 +18,7 @@ from synthaug.diffusion import Checkpoint, resolve
 from synthaug.errors import LabelError, RecipeError, UnknownNameError, UserError
 from synthaug.generation.gates import GateRecipe
 from synthaug.images import FORMATS
-from synthaug.prompts import SEX_WORDS, render
+from synthaug.prompts import SEX_WORDS, negative, render
 from synthaug.recipes import Recipe, differences
 from synthaug.record import VIEWS
 
@@ -27,7 +27,10 @@ OLDEST = 120
 
 
 class PlanEntry(BaseModel):
-    """`count` films of one condition; a prompt of its own replaces the one rendered from the labels."""
+    """`count` films of one condition; a prompt of its own replaces the one rendered from the labels.
+
+    `negative_prompt` is written when the recipe is resolved: the recipe's, filled in for this condition.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -36,6 +39,7 @@ class PlanEntry(BaseModel):
     age: float | None = None
     sex: str | None = None
     prompt: str | None = None
+    negative_prompt: str | None = None
     count: int = Field(gt=0)
 
 
@@ -49,7 +53,7 @@ class CheckpointName(BaseModel):
 
 
 class GenerateRecipe(Recipe):
-    """What to draw. None takes the checkpoint's value when the recipe is resolved."""
+    """What to draw. None takes the checkpoint's value when the recipe is resolved; no `feature_interval` is 1."""
 
     plan: tuple[PlanEntry, ...] = Field(min_length=1)
     seed: int = Field(default=0, ge=0)
@@ -60,6 +64,7 @@ class GenerateRecipe(Recipe):
     guidance_scale: float | None = None
     guidance_interval: tuple[float, float] | None = None
     scheduler: str | None = None
+    feature_interval: int | None = None
     negative_prompt: str | None = None
     checkpoint: CheckpointName | None = None
     gates: GateRecipe | None = None
@@ -115,17 +120,18 @@ class GenerateRecipe(Recipe):
             self.num_inference_steps,
             self.scheduler,
             self.image_size,
+            self.feature_interval,
         )
-        negative = checkpoint.card.negative_prompt if self.negative_prompt is None else self.negative_prompt
+        away = checkpoint.card.negative_prompt if self.negative_prompt is None else self.negative_prompt
         return self.model_copy(
             update={
-                "plan": tuple(_resolved(entry, checkpoint) for entry in self.plan),
+                "plan": tuple(_resolved(entry, checkpoint, away) for entry in self.plan),
                 "image_size": settings.image_size,
                 "num_inference_steps": settings.num_inference_steps,
                 "guidance_scale": settings.guidance_scale,
                 "guidance_interval": settings.guidance_interval,
                 "scheduler": settings.scheduler,
-                "negative_prompt": negative,
+                "negative_prompt": away,
                 "checkpoint": self.checkpoint or name,
             }
         )
@@ -187,7 +193,7 @@ def changed(before: GenerateRecipe, after: GenerateRecipe) -> list[str]:
     return [key for key in differences(before.values(), after.values()) if key != "checkpoint.name"]
 
 
-def _resolved(entry: PlanEntry, checkpoint: Checkpoint) -> PlanEntry:
+def _resolved(entry: PlanEntry, checkpoint: Checkpoint, negative_prompt: str) -> PlanEntry:
     labels = vocabulary.check(
         {name: float("nan") if value is None else value for name, value in entry.labels.items()}
     )
@@ -214,4 +220,5 @@ def _resolved(entry: PlanEntry, checkpoint: Checkpoint) -> PlanEntry:
             )
         prompt = render(labels, entry.view, entry.age, entry.sex, checkpoint.template)
     values = {name: None if value != value else value for name, value in labels.items()}
-    return entry.model_copy(update={"labels": values, "prompt": prompt})
+    away = negative(negative_prompt, entry.view, entry.age, entry.sex)
+    return entry.model_copy(update={"labels": values, "prompt": prompt, "negative_prompt": away})

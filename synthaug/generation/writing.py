@@ -1,7 +1,8 @@
 """Encode and write one shard in a thread, while the next batch is being sampled; several writers in one folder.
 
 Each shard is written in a folder of its writer and then moved: a worker that is taken for dead may still write, and must not
-touch the file of the one that took its place. Equal films give equal bytes, so the last move changes nothing.
+touch the file of the one that took its place. Equal films give equal bytes, so the last move changes nothing. In a store a shard
+is put under a free name only, so writers need no folders of their own.
 """
 
 import os
@@ -18,7 +19,7 @@ from typing import Self
 import numpy as np
 
 from synthaug.record import Record
-from synthaug.shards import ShardEntry, write_shard
+from synthaug.shards import ShardEntry, local_path, write_shard
 from synthaug.shards.files import fsync_folder
 
 Batch = tuple[range, np.ndarray]
@@ -27,22 +28,30 @@ OWN = ".writer-"
 
 
 @contextmanager
-def own_folder(folder: Path) -> Iterator[Path]:
-    """A hidden folder for one writer inside `folder`; it goes with the block."""
-    with tempfile.TemporaryDirectory(prefix=OWN, dir=folder, ignore_cleanup_errors=True) as name:
+def own_folder(folder: str | Path) -> Iterator[str | Path]:
+    """A hidden folder for one writer inside `folder`, which goes with the block; a store's is the folder itself."""
+    local = local_path(folder)
+    if local is None:
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix=OWN, dir=local, ignore_cleanup_errors=True) as name:
         yield Path(name)
 
 
-def publish(own: Path, folder: Path, entry: ShardEntry) -> None:
+def publish(own: str | Path, folder: str | Path, entry: ShardEntry) -> None:
     """Move a shard out of its writer's folder, the index first: a tar that can be seen has its index."""
+    local = local_path(folder)
+    if local is None:
+        return
     for name in (entry.index_name, entry.name):
-        os.replace(own / name, folder / name)
-    fsync_folder(folder)
+        os.replace(Path(own) / name, local / name)
+    fsync_folder(local)
 
 
-def sweep(folder: Path) -> None:
+def sweep(folder: str | Path) -> None:
     """Remove what writers that were killed have left."""
-    for path in folder.glob(OWN + "*"):
+    local = local_path(folder)
+    for path in local.glob(OWN + "*") if local else ():
         shutil.rmtree(path, ignore_errors=True)
 
 
@@ -54,7 +63,7 @@ class ShardWriter:
         samples: indexes and images (B, 1, H, W) -> records and encoded images, called in the thread.
     """
 
-    def __init__(self, folder: Path, number: int, samples: Samples) -> None:
+    def __init__(self, folder: str | Path, number: int, samples: Samples) -> None:
         self._folder, self._number, self._samples = folder, number, samples
         self._batches: queue.Queue[Batch | BaseException | None] = queue.Queue(maxsize=2)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="shard")

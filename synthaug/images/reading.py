@@ -22,6 +22,7 @@ EXPECTED = "PNG, JPEG, WebP, TIFF or DICOM"
 
 _PREAMBLE = 128
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
+_AT_ONCE = 1 << 20  # pixels that are widened together: a few bytes may claim a film of `MAX_PIXELS`
 _COLOURLESS = 12  # grey levels by which the channels of a grey film, stored as a colour JPEG, may differ
 
 
@@ -127,12 +128,16 @@ def _inverted(image: Image.Image) -> bool:
 
 def _grey(image: Image.Image, inverted: bool) -> np.ndarray:
     if image.mode.startswith("I"):
-        values = np.asarray(image).astype(np.int64)
+        values = np.asarray(image)
         top = int(values.max(initial=0))
         if values.min(initial=0) < 0 or top > 0xFFFF:
             raise ValueError(f"pixel values {values.min()} to {top}, expected 8 or 16 bit")
         full = (1 << max(8, top.bit_length())) - 1
-        grey = ((values * 255 + full // 2) // full).astype(np.uint8)
+        grey = np.empty(values.shape, np.uint8)
+        rows = max(1, _AT_ONCE // max(1, values.shape[1]))
+        for start in range(0, len(values), rows):
+            block = values[start : start + rows].astype(np.int64)
+            grey[start : start + rows] = (block * 255 + full // 2) // full
         return 255 - grey if inverted else grey
     if "A" in image.mode or "transparency" in image.info:
         over = image.convert("RGBA")

@@ -16,15 +16,25 @@ from markupsafe import Markup
 
 from synthaug.evaluation.pictures import FOLDER
 from synthaug.evaluation.results import Metric, Results
+from synthaug.report.curves import (
+    ARM,
+    fidelity_over_guidance,
+    learning_curves,
+    rank_curves,
+    reliability_charts,
+)
 from synthaug.report.figures import interval_chart
-from synthaug.report.sections import SUBGROUPS, Section, interval, number, sections
+from synthaug.report.sections import DIFFERENCE, SUBGROUPS, Section, interval, number, sections
 from synthaug.report.verdict import Verdict, verdicts
 from synthaug.shards import atomic_write
 
 PAGE = "report.html"
 PICTURES = {
-    "synthetic.png": ("Synthetic films", "At equal steps through the films, with what their labels show."),
-    "real.png": ("Real films", "At equal steps through the real films."),
+    "synthetic.png": ("Synthetic films", "A row a label, at equal steps through the films that carry it."),
+    "real.png": (
+        "Real films",
+        "The same labels row by row, at equal steps through the real films that carry them.",
+    ),
     "nearest.png": (
         "Nearest to training films",
         "The synthetic films most correlated with a training film, the most correlated first; each is followed by that "
@@ -43,7 +53,15 @@ COLUMNS = {
     "n": "number",
     "note": "why",
 }
-REFERENCE = {"Labels": 0.5, "Sharpness": 1.0, SUBGROUPS: 0.0}
+SHARED = ("figure", "finding", "extractor", "n")  # columns that stand in one line where all rows agree
+REFERENCE = {
+    "Labels": 0.5,
+    "Sharpness": 1.0,
+    SUBGROUPS: 0.0,
+    "The arm chosen on validation": 0.0,
+    DIFFERENCE: 0.0,
+    "Each arm": 0.5,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +83,18 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A part of the page as the template takes it."""
+    """A part of the page as the template takes it.
+
+    `caption` explains the charts, no rows mean no table, `shared` is what holds for every row.
+    """
 
     title: str
     about: str
     charts: tuple[str, ...]
-    columns: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
+    columns: tuple[str, ...] = ()
+    rows: tuple[tuple[Cell, ...], ...] = ()
+    caption: str = "Dot and line: value and 95 % interval. Orange stroke: floor."
+    shared: str = ""
 
 
 def write_page(folder: str | Path, results: Results | None = None) -> Path:
@@ -92,9 +115,9 @@ def page(results: Results, pictures: Sequence[Picture] = ()) -> str:
     return render(
         title=what,
         verdicts=verdicts(results),
-        parts=[part(one) for one in sections(results.metrics)],
+        parts=parts(results),
         pictures=pictures,
-        settings=[(name, _text(value)) for name, value in _flat(results.settings) if name != "command"],
+        settings=[(name, _text(value)) for name, value in _flat(_told(results.settings))],
         command=results.settings.get("command"),
         protocol=results.protocol,
     )
@@ -129,13 +152,81 @@ def render(
     )
 
 
+def parts(results: Results) -> list[Part]:
+    """Every part of a page, in its order: curves of the whole first, then each section, gates last."""
+    found: list[Part] = []
+    learnt = learning_curves(results.settings.get("curve") or [])
+    if learnt:
+        about = "Each arm beside real films alone, over the number of real films. Dots are means over draws."
+        found.append(_charted("Learning curves", about, learnt, "Bands: 95 %, patients crossed with draws."))
+    guided = fidelity_over_guidance(results.metrics)
+    if guided:
+        about = "A caricature is easy to recognise: labels that grow clearer while coverage falls are paid for in resemblance."
+        found.append(_charted("Fidelity beside coverage", about, guided, "Strokes: 95 % intervals."))
+    scored = results.settings.get("curves") or []
+    for section in sections(results.metrics):
+        found.append(part(section))
+        if section.title == "Labels" and scored:
+            found += _scored(scored)
+    if gates := results.settings.get("gates"):
+        found.append(_gates(gates))
+    return found
+
+
+def _charted(title: str, about: str, charts: Sequence[str], caption: str) -> Part:
+    return Part(title, about, tuple(Markup(chart) for chart in charts), caption=caption)
+
+
+def _scored(curves: Sequence[dict[str, Any]]) -> list[Part]:
+    ranking = "How well the detectors' scores part films with the finding from films without any, at every threshold."
+    calibration = (
+        "Does a probability of .8 mean that eight of ten films show it? Of the films at hand: where half of "
+        "them show the finding, probabilities of a detector that learnt a rarer one lie low."
+    )
+    return [
+        _charted(
+            "Ranking",
+            ranking,
+            rank_curves(curves),
+            "Dashed: real films. Dotted: chance, at the films' own frequency.",
+        ),
+        _charted("Calibration", calibration, reliability_charts(curves), "Strokes: Wilson's 95 % intervals."),
+    ]
+
+
+def _gates(gates: dict[str, Any]) -> Part:
+    """What quality gates took out, folder by folder."""
+    rows = []
+    for folder, rates in gates.items():
+        rejected = rates.get("rejected") or {}
+        taken = ", ".join(f"{name} {count}" for name, count in rejected.items()) or "none"
+        share = rates.get("acceptance")
+        told = (str(rates.get("candidates", "–")), str(rates.get("accepted", "–")), number(share))
+        rows.append((Cell(folder), *(Cell(t, "number") for t in told), Cell(taken, "why")))
+    about = "Films that a gate discarded were drawn again. Figures of a gated set are of films that passed, not of the generator."
+    columns = ("folder", "candidates", "accepted", "share accepted", "rejected by")
+    return Part("Quality gates", about, (), columns, tuple(rows))
+
+
+def _told(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings that have no better place on the page."""
+    return {
+        name: value
+        for name, value in settings.items()
+        if name not in ("command", "curve", "curves", "gates", "certificates")
+    }
+
+
 def part(section: Section) -> Part:
-    """A section with its charts and its table; columns that nothing fills are left out."""
+    """A section with its charts and its table; columns that nothing fills are left out, what all rows share stands once."""
     rows = [_row(metric) for metric in section.metrics]
     kept = [name for i, name in enumerate(COLUMNS) if any(row[i] for row in rows)]
-    places = [list(COLUMNS).index(name) for name in kept]
-    cells = tuple(tuple(Cell(row[i], list(COLUMNS.values())[i]) for i in places) for row in rows)
-    return Part(section.title, section.about, tuple(_charts(section)), tuple(kept), cells)
+    places = {name: list(COLUMNS).index(name) for name in kept}
+    common = [n for n in kept if n in SHARED and len(rows) > 1 and len({row[places[n]] for row in rows}) == 1]
+    kept = [name for name in kept if name not in common]
+    cells = tuple(tuple(Cell(row[places[n]], COLUMNS[n]) for n in kept) for row in rows)
+    told = "; ".join(f"{name} {rows[0][places[name]]}" for name in common)
+    return Part(section.title, section.about, tuple(_charts(section)), tuple(kept), cells, shared=told)
 
 
 def _row(metric: Metric) -> tuple[str, ...]:
@@ -155,9 +246,11 @@ def _row(metric: Metric) -> tuple[str, ...]:
 
 def _charts(section: Section) -> Iterator[str]:
     """A chart for each scale: figures that are shares together, the others by name; one figure alone needs none."""
-    shares = [m for m in section.metrics if m.value is not None and _is_share(m)]
+    # Films at other guidance scales have a chart of their own.
+    own = [m for m in section.metrics if not ARM.match(m.arm or "")]
+    shares = [m for m in own if m.value is not None and _is_share(m)]
     groups: dict[str, list[Metric]] = {"": shares} if len(shares) > 1 else {}
-    for metric in section.metrics:
+    for metric in own:
         if metric.value is not None and metric not in shares and not metric.name.startswith("films needed"):
             groups.setdefault(metric.name.partition(" ")[0], []).append(metric)
     for metrics in groups.values():

@@ -16,8 +16,32 @@ class Section:
 
 
 SUBGROUPS = "Subgroups"
+DIFFERENCE = "Difference from real films alone"
+# Beginnings that a part leaves to a later one.
+ELSEWHERE: dict[str, tuple[str, ...]] = {DIFFERENCE: ("AUROC difference, smallest",)}
 # Title, what the part says, and how the names of its figures begin.
 PARTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    (
+        "The arm chosen on validation",
+        "For each size the arm with synthetic films of the best AUROC on validation: one comparison, uncorrected.",
+        ("AUROC difference, arm chosen",),
+    ),
+    (
+        DIFFERENCE,
+        "Paired by film and draw, at the same number of real films. Intervals are 95 % each; the verdicts above hold over all "
+        "comparisons together (Holm).",
+        ("AUROC difference",),
+    ),
+    (
+        "What could have been shown",
+        "The smallest true difference that this design finds with a power of 80 %, over all comparisons together.",
+        ("AUROC difference, smallest",),
+    ),
+    (
+        "Each arm",
+        "Judged on the same real films; every arm takes the same steps.",
+        ("AUROC", "balanced accuracy"),
+    ),
     (
         "Labels",
         "Does a detector trained on real films find in synthetic films what their labels say? Arm real is its ceiling, "
@@ -52,7 +76,9 @@ def sections(metrics: Sequence[Metric]) -> list[Section]:
     left = [m for m in left if m not in grouped]
     found = []
     for title, about, starts in PARTS:
-        own = [m for m in left if m.name.startswith(starts)]
+        own = [
+            m for m in left if m.name.startswith(starts) and not m.name.startswith(ELSEWHERE.get(title, ()))
+        ]
         left = [m for m in left if m not in own]
         if own:
             found.append(Section(title, about, tuple(own)))
@@ -72,6 +98,8 @@ def number(value: float | None) -> str:
     if value is None:
         return "–"
     size = abs(value)
+    if size < 0.0005:
+        return "0.000"
     if size >= 1000:
         return f"{value:.0f}"
     return f"{value:.1f}" if size >= 100 else f"{value:.2f}" if size >= 10 else f"{value:.3f}"
@@ -84,7 +112,11 @@ def interval(metric: Metric) -> str:
     )
 
 
-def row_name(metric: Metric) -> str:
-    """What tells a figure from the others of its part, in words."""
-    told = (metric.finding, metric.subgroup, metric.arm if metric.arm != "synthetic" else None)
-    return " · ".join([metric.name, *(part for part in told if part)])
+def row_names(metrics: Sequence[Metric]) -> list[str]:
+    """What tells each figure from the others beside it, in words; what all of them share is left out."""
+    told = [(m.name, m.finding, m.subgroup, m.arm, m.extractor) for m in metrics]
+    varying = [len(set(column)) > 1 for column in zip(*told, strict=True)]
+    return [
+        " · ".join(part for part, varies in zip(row, varying, strict=True) if varies and part) or row[0]
+        for row in told
+    ]

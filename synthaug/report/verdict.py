@@ -4,10 +4,11 @@ Conventions: a verdict is "good", "bad" or "open"; a difference counts only wher
 with. Nothing here is computed anew: every number is one of the results.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+from synthaug.benchmark.conclude import IMPLAUSIBLE, words
 from synthaug.evaluation.label_fidelity import BOUND
 from synthaug.evaluation.privacy import MEMBERSHIP, NAMES
 from synthaug.evaluation.results import Metric, Results
@@ -31,7 +32,13 @@ def verdicts(results: Results) -> list[Verdict]:
     """Every verdict of a results file."""
     if results.kind == "benchmark":
         return list(_utility(results))
-    out = [*_labels(results), *_resemblance(results), *_privacy(results), *_gaps(results)]
+    out = [
+        *_certificates(results),
+        *_labels(results),
+        *_resemblance(results),
+        *_privacy(results),
+        *_gaps(results),
+    ]
     out.append(
         Verdict("open", "Whether the films help a detector is not measured here; `synthaug benchmark` does.")
     )
@@ -40,6 +47,19 @@ def verdicts(results: Results) -> list[Verdict]:
 
 def _words(finding: str | None) -> str:
     return "all films" if finding is None else title(finding)
+
+
+def _certificates(results: Results) -> Iterator[Verdict]:
+    for one in results.settings.get("certificates") or ():
+        who = f"{_words(one['finding']).capitalize()}, labels"
+        if one["certified"]:
+            gated = " as a gated set" if results.settings.get("gated") else ""
+            yield Verdict(
+                "good",
+                f"{who}: certified{gated}. Every detector finds {BOUND:g} or more; the controls are at chance.",
+            )
+        else:
+            yield Verdict("open", f"{who}: not certified: {'; '.join(one['against'])}.")
 
 
 def _labels(results: Results) -> Iterator[Verdict]:
@@ -152,6 +172,52 @@ def _gaps(results: Results) -> Iterator[Verdict]:
 
 
 def _utility(results: Results) -> Iterator[Verdict]:
+    """The study's own verdicts: arms chosen on validation, then what holds over all comparisons, then what shows nothing."""
+    if results.protocol.startswith(("REHEARSAL", "DEMONSTRATION")):
+        yield Verdict("open", f"{results.protocol}.")
+    curve = results.settings.get("curve")
+    if not curve:
+        yield from _differences(results)
+        return
+    places = {(point["depth"], point["size"], point["arm"]): point for point in curve}
+    for one in results.settings.get("chosen") or ():
+        point = places[one["depth"], one["size"], one["arm"]]
+        yield Verdict(
+            _level(point, point["p"]),
+            f"{_where(point)}: chosen on validation, {point['arm']}: {_gap(point)}.",
+        )
+    compared = [point for point in curve if "difference" in point]
+    for point in compared:
+        if point["p_holm"] < 0.05:
+            yield Verdict(_level(point, point["p_holm"]), f"{_where(point)}: {point['arm']}: {_gap(point)}.")
+    for where in dict.fromkeys(_where(point) for point in compared):
+        same = [p for p in compared if _where(p) == where and p["p_holm"] >= 0.05]
+        limits = [
+            p["detectable"] for p in same if p["detectable"] is not None and p["detectable"] < IMPLAUSIBLE
+        ]
+        ends = dict.fromkeys(number(limit) for limit in (min(limits), max(limits))) if limits else {}
+        could = f"; this design could have shown {' to '.join(ends)}" if ends else ""
+        if same:
+            yield Verdict(
+                "open", f"{where}: no difference shown for {', '.join(p['arm'] for p in same)}{could}."
+            )
+
+
+def _where(point: Mapping[str, Any]) -> str:
+    return f"{point['depth'].capitalize()}, {words(point['size'])}"
+
+
+def _gap(point: Mapping[str, Any]) -> str:
+    low, high = point["difference_low"], point["difference_high"]
+    span = "without an interval" if low is None else f"({low:+.3f} to {high:+.3f})"
+    return f"{point['difference']:+.3f} AUROC {span} beside real films alone"
+
+
+def _level(point: Mapping[str, Any], p: float) -> Level:
+    return "open" if p >= 0.05 else "good" if point["difference"] > 0 else "bad"
+
+
+def _differences(results: Results) -> Iterator[Verdict]:
     for metric in results.metrics:
         if not metric.name.endswith("difference") or metric.value is None:
             continue

@@ -5,6 +5,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -61,6 +62,25 @@ def atomic_write(path: str | Path, data: bytes) -> None:
     """
     with atomic(path) as file:
         file.write(data)
+
+
+@contextlib.contextmanager
+def spooled(where: str) -> Iterator[BinaryIO]:
+    """A temporary file of this machine for what then goes elsewhere, to `where`.
+
+    Raises:
+        DiskFullError: no room for it.
+    """
+    try:
+        with tempfile.NamedTemporaryFile(prefix="synthaug-") as file:
+            yield file  # type: ignore[misc]
+    except OSError as error:
+        if error.errno not in _FULL or error.filename not in (None, tempfile.gettempdir()):
+            raise
+        raise DiskFullError(
+            f"{tempfile.gettempdir()}: no room left for a shard on its way to {where} ({error.strerror}); free some "
+            "space or set TMPDIR, and run the same command again"
+        ) from error
 
 
 def fsync_folder(folder: Path) -> None:

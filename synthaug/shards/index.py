@@ -18,7 +18,7 @@ import numpy as np
 from synthaug.errors import CorruptShardError, SynthaugError
 from synthaug.findings import FINDINGS
 from synthaug.record import Record
-from synthaug.shards.files import atomic_write
+from synthaug.shards.storage import open_storage
 from synthaug.shards.tar import MAX_MEMBER, Member, Readable, members
 
 SCHEMA = 1
@@ -171,22 +171,17 @@ def _sample(first: Member, second: Member, path: str) -> Sample:
     return Sample(record, text, image)
 
 
-def scan(path: str | Path) -> Index:
-    """The index of a tar, read from its members.
+def scan(file: Readable, name: str, path: str) -> Index:
+    """The index of the tar `name`, read from its members; `path` names it in messages.
 
     Raises:
-        CorruptShardError: the tar is damaged, or missing.
+        CorruptShardError: the tar is damaged.
     """
-    path = Path(path)
     records, places = [], []
-    try:
-        with open(path, "rb") as file:
-            for record, text, image in samples(file, str(path)):
-                records.append(record)
-                places.append((text.offset, len(text.data), image.offset, len(image.data)))
-    except OSError as error:
-        raise CorruptShardError(f"{path}: cannot be read ({error.strerror or error})") from error
-    return build(path.name, records, places)
+    for record, text, image in samples(file, path):
+        records.append(record)
+        places.append((text.offset, len(text.data), image.offset, len(image.data)))
+    return build(name, records, places)
 
 
 def rebuild_index(folder: str | Path, name: str) -> None:
@@ -196,5 +191,11 @@ def rebuild_index(folder: str | Path, name: str) -> None:
         CorruptShardError: the tar is damaged.
         DiskFullError, OutputFolderError: the index cannot be written.
     """
-    path = Path(folder) / name
-    atomic_write(path.with_suffix(".index"), scan(path).to_bytes())
+    storage = open_storage(folder)
+    path = storage.where(name)
+    try:
+        with storage.open(name) as file:
+            found = scan(file, name, path)
+    except OSError as error:
+        raise CorruptShardError(f"{path}: cannot be read ({error.strerror or error})") from error
+    storage.write(name.removesuffix(".tar") + ".index", found.to_bytes())

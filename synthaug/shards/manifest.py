@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from synthaug.errors import CorruptShardError, DataError
-from synthaug.shards.files import atomic_write, sha256_of
-from synthaug.shards.storage import Storage, missing
+from synthaug.shards.storage import open_storage
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
@@ -50,16 +49,22 @@ class Manifest:
 
 
 def write_manifest(folder: str | Path, entries: Iterable[ShardEntry], **facts: Any) -> Manifest:
-    """Write `manifest.json`, the last file of a run; `facts` are plain JSON values.
+    """Write `manifest.json`, the last file of a run, which makes it a finished one.
+
+    Args:
+        folder: or URL; of two writers in a store, the second is refused unless it writes the same bytes.
+        entries: the shards.
+        facts: plain JSON values.
 
     Raises:
-        DiskFullError, OutputFolderError: it cannot be written.
+        DiskFullError, OutputFolderError, StorageError: it cannot be written.
     """
-    folder = Path(folder)
+    storage = open_storage(folder)
     if taken := sorted(facts.keys() & _OWN):
-        raise DataError(f"{folder / MANIFEST}: the facts repeat the manifest's own {', '.join(taken)}")
+        raise DataError(f"{storage.where(MANIFEST)}: the facts repeat the manifest's own {', '.join(taken)}")
     shards = tuple(sorted(entries, key=lambda entry: entry.name))
-    present = {name: sha256_of(folder / name) for name in COMPANIONS if (folder / name).is_file()}
+    there = storage.names()
+    present = {name: storage.sha256(name) for name in COMPANIONS if name in there}
     manifest = Manifest(shards, sum(entry.count for entry in shards), present, facts)
     value = {
         "schema": SCHEMA,
@@ -69,7 +74,7 @@ def write_manifest(folder: str | Path, entries: Iterable[ShardEntry], **facts: A
         **facts,
     }
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    atomic_write(folder / MANIFEST, text.encode())
+    storage.create(MANIFEST, text.encode())
     return manifest
 
 
@@ -80,12 +85,16 @@ def read_manifest(root: str | Path) -> Manifest:
         DataError: there is none: no folder of shards, or a run that has not finished.
         CorruptShardError: it is not a manifest.
     """
-    storage = Storage(root)
+    storage = open_storage(root)
     path = storage.where(MANIFEST)
     try:
         value = json.loads(storage.read(MANIFEST))
     except FileNotFoundError as error:
-        raise missing(path) from error
+        if storage.remote:
+            storage.names()  # says so where the whole bucket is missing
+        raise DataError(
+            f"{path}: missing: not a folder of shards, or an unfinished run (run its command again)"
+        ) from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
     except (ValueError, RecursionError) as error:

@@ -3,7 +3,6 @@
 import hashlib
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,18 +14,21 @@ from synthaug.errors import CorruptShardError, SynthaugError
 from synthaug.record import Record
 from synthaug.shards.index import REBUILD, Index, samples
 from synthaug.shards.manifest import Manifest, ShardEntry, read_manifest
-from synthaug.shards.storage import Storage
-from synthaug.shards.tar import Readable
+from synthaug.shards.storage import Hashing, Storage, open_storage
+from synthaug.shards.tar import BLOCK, Readable
+
+AT_ONCE = 256  # records asked for together
 
 
 class ShardSet:
     """A folder of shards with random access: `shards[i]` is (record, encoded image).
 
     Indexes are read, and checked against the manifest, when first needed. Each access opens its tar
-    and closes it again, so that a ShardSet travels to DataLoader workers like a plain value.
+    and closes it again, so that a ShardSet travels to DataLoader workers like a plain value. In a store,
+    a sample is one request for its range of bytes.
 
     Args:
-        folder: with a `manifest.json`.
+        folder: with a `manifest.json`; a path or URL.
 
     Raises:
         DataError: no manifest there.
@@ -34,7 +36,7 @@ class ShardSet:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+        self.storage = open_storage(folder)
         self.manifest: Manifest = read_manifest(folder)
         self._ends = list(accumulate(entry.count for entry in self.manifest.shards))
         self._indexes: dict[str, Index] = {}
@@ -48,12 +50,15 @@ class ShardSet:
     def __getitem__(self, i: int) -> tuple[Record, bytes]:
         entry, row = self._place(i)
         index = self._index(entry)
-        place = index.places[row]
-        with self._open(entry) as file:
-            text, image = _piece(file, *place[:2]), _piece(file, *place[2:])
-        if len(image) != place[3]:
+        text, text_size, image, image_size = index.places[row].tolist()
+        start, end = min(text, image), max(text + text_size, image + image_size)
+        if end - start > text_size + image_size + 2 * BLOCK:  # the two are neighbours
             raise self._misplaced(entry, index, row)
-        return self._record(entry, index, row, text), image
+        (data,) = self._ranges(entry, [(start, end - start)])
+        if len(data) != end - start:
+            raise self._misplaced(entry, index, row)
+        record = self._record(entry, index, row, data[text - start :][:text_size])
+        return record, data[image - start :][:image_size]
 
     def record(self, i: int) -> Record:
         """The record of one sample; its image is not read.
@@ -64,9 +69,8 @@ class ShardSet:
         """
         entry, row = self._place(i)
         index = self._index(entry)
-        with self._open(entry) as file:
-            text = _piece(file, *index.places[row][:2])
-        return self._record(entry, index, row, text)
+        offset, size = index.places[row, :2].tolist()
+        return self._record(entry, index, row, *self._ranges(entry, [(offset, size)]))
 
     def key(self, i: int) -> str:
         """The key of one sample, by its index."""
@@ -77,7 +81,7 @@ class ShardSet:
         if i < 0:
             i += len(self)
         if not 0 <= i < len(self):
-            raise IndexError(f"{self.folder}: sample {i} of {len(self)}")
+            raise IndexError(f"{self.storage.root}: sample {i} of {len(self)}")
         shard = bisect_right(self._ends, i)
         entry = self.manifest.shards[shard]
         return entry, i - (self._ends[shard] - entry.count)
@@ -87,7 +91,7 @@ class ShardSet:
             record = Record.from_bytes(text)
         except SynthaugError as error:
             raise CorruptShardError(
-                f"{self.folder / entry.name}: sample {index.keys[row]}: {error}"
+                f"{self.storage.where(entry.name)}: sample {index.keys[row]}: {error}"
             ) from error
         if record.key != index.keys[row]:
             raise self._misplaced(entry, index, row)
@@ -95,7 +99,7 @@ class ShardSet:
 
     def _misplaced(self, entry: ShardEntry, index: Index, row: int) -> CorruptShardError:
         return CorruptShardError(
-            f"{self.folder / entry.name}: sample {index.keys[row]} is not where its index says; {REBUILD}"
+            f"{self.storage.where(entry.name)}: sample {index.keys[row]} is not where its index says; {REBUILD}"
         )
 
     @property
@@ -121,26 +125,23 @@ class ShardSet:
     def records(self) -> Iterator[Record]:
         """Every record in order, without reading the images."""
         for entry in self.manifest.shards:
-            index = self._index(entry)
-            with self._open(entry) as file:
-                for place in index.places:
+            places = [(int(offset), int(size)) for offset, size, _, _ in self._index(entry).places]
+            for start in range(0, len(places), AT_ONCE):
+                for text in self._ranges(entry, places[start : start + AT_ONCE]):
                     try:
-                        yield Record.from_bytes(_piece(file, *place[:2]))
+                        yield Record.from_bytes(text)
                     except SynthaugError as error:
-                        raise CorruptShardError(f"{self.folder / entry.name}: {error}") from error
+                        raise CorruptShardError(f"{self.storage.where(entry.name)}: {error}") from error
 
-    @contextmanager
-    def _open(self, entry: ShardEntry) -> Iterator[BinaryIO]:
-        path = self.folder / entry.name
+    def _ranges(self, entry: ShardEntry, places: Sequence[tuple[int, int]]) -> list[bytes]:
         try:
-            with open(path, "rb", buffering=0) as file:
-                yield file
+            return self.storage.ranges(entry.name, places)
         except OSError as error:
-            raise _unreadable(path, error) from error
+            raise _unreadable(self.storage.where(entry.name), error) from error
 
     def _index(self, entry: ShardEntry) -> Index:
         if entry.name not in self._indexes:
-            self._indexes[entry.name] = read_index(Storage(self.folder), entry)
+            self._indexes[entry.name] = read_index(self.storage, entry)
         return self._indexes[entry.name]
 
 
@@ -162,7 +163,7 @@ def stream(
         DataError: no manifest there.
         CorruptShardError: a shard is damaged; the samples before the damage have been given.
     """
-    storage = Storage(folder)
+    storage = open_storage(folder)
     for entry in read_manifest(folder).shards[worker::workers]:
         yield from read_shard(storage, entry, opener)
 
@@ -178,13 +179,14 @@ def read_shard(
     path = storage.where(entry.name)
     try:
         with opener(entry.name) if opener else storage.open(entry.name) as file:
-            hashing, count = _Hashing(file), 0
+            hashing, count = Hashing(file), 0
             for pair in read_samples(hashing, path):
                 yield pair
                 count += 1
+            digest = hashing.to_end()
     except OSError as error:
         raise _unreadable(path, error) from error
-    if hashing.digest.hexdigest() != entry.sha256 or count != entry.count:
+    if digest != entry.sha256 or count != entry.count:
         raise CorruptShardError(
             f"{path}: not the bytes that the manifest lists; run `synthaug verify {storage.root}`"
         )
@@ -226,28 +228,10 @@ def read_samples(file: Readable, path: str) -> Iterator[tuple[Record, bytes]]:
         yield record, image.data
 
 
-class _Hashing:
-    """A file read from front to back, and the SHA-256 of what was read."""
-
-    def __init__(self, file: Readable) -> None:
-        self.file = file
-        self.digest = hashlib.sha256()
-
-    def read(self, size: int, /) -> bytes:
-        data = self.file.read(size)
-        self.digest.update(data)
-        return data
-
-
-def _unreadable(path: Path | str, error: OSError) -> CorruptShardError:
+def _unreadable(path: str, error: OSError) -> CorruptShardError:
     return CorruptShardError(
         f"{path}: cannot be read ({error.strerror or error}), though the manifest lists it"
     )
-
-
-def _piece(file: BinaryIO, offset: int, size: int) -> bytes:
-    file.seek(offset)
-    return file.read(size)
 
 
 def _labels(index: Index, names: Sequence[str]) -> np.ndarray:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from synthaug.errors import CorruptShardError, DataError
 from synthaug.shards import index
-from synthaug.shards.files import TEMPORARY, sha256_of
+from synthaug.shards.files import TEMPORARY
 from synthaug.shards.manifest import MANIFEST, ShardEntry, read_manifest
+from synthaug.shards.storage import Hashing, Storage, open_storage
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +36,16 @@ def verify(folder: str | Path, progress: Callable[[int, int], None] | None = Non
     """Check a folder against its manifest: hashes, sizes, counts, indexes, and files that do not belong.
 
     Args:
-        folder: with a `manifest.json`.
+        folder: with a `manifest.json`; a path or URL.
         progress: told of (shards done, shards in all) after each shard.
 
     Returns:
         The faults, the manifest's first; an empty list when all is well.
+
+    Raises:
+        StorageError: a store that does not answer, which is no fault of the folder.
     """
-    folder = Path(folder)
+    storage = open_storage(folder)
     try:
         manifest = read_manifest(folder)
     except DataError as error:
@@ -53,32 +57,35 @@ def verify(folder: str | Path, progress: Callable[[int, int], None] | None = Non
     if total != manifest.count:
         faults.append(Fault(MANIFEST, "count", f"{manifest.count}", f"{total}, the sum of its shards"))
     for done, entry in enumerate(manifest.shards, 1):
-        faults += _shard(folder, entry)
+        faults += _shard(storage, entry)
         if progress:
             progress(done, len(manifest.shards))
     for name, digest in manifest.files.items():
-        faults += _hashed(folder, name, digest)
+        faults += _compared(storage, name, digest)
     listed = {name for entry in manifest.shards for name in (entry.name, entry.index_name)}
-    faults += _strangers(folder, listed)
+    faults += _strangers(storage, listed)
     return faults
 
 
-def _shard(folder: Path, entry: ShardEntry) -> Iterator[Fault]:
-    path = folder / entry.name
-    fault = next(_hashed(folder, entry.name, entry.sha256, entry.size), None)
+def _shard(storage: Storage, entry: ShardEntry) -> Iterator[Fault]:
+    built, damage, fault = None, None, None
+    try:
+        with storage.open(entry.name) as file:
+            hashing = Hashing(file)
+            try:
+                built = index.scan(hashing, entry.name, storage.where(entry.name))
+            except CorruptShardError as error:
+                damage = error
+            fault = _difference(entry.name, hashing, entry.sha256, entry.size)
+    except (FileNotFoundError, IsADirectoryError):
+        fault = _missing(entry.name, entry.sha256)
     if fault:
         yield fault
-    built = None
-    if path.is_file():
-        try:
-            built = index.scan(path)
-        except CorruptShardError as error:
-            if not fault:
-                yield Fault(entry.name, "damaged", str(error), "samples of an image and its .json")
-        else:
-            if len(built.keys) != entry.count:
-                yield Fault(entry.name, "count", f"{len(built.keys)} samples", f"{entry.count}")
-    index_fault = next(_hashed(folder, entry.index_name, entry.index_sha256), None)
+    elif damage:
+        yield Fault(entry.name, "damaged", str(damage), "samples of an image and its .json")
+    if built and len(built.keys) != entry.count:
+        yield Fault(entry.name, "count", f"{len(built.keys)} samples", f"{entry.count}")
+    index_fault = next(_compared(storage, entry.index_name, entry.index_sha256), None)
     if index_fault:
         yield index_fault
     elif built and not fault and hashlib.sha256(built.to_bytes()).hexdigest() != entry.index_sha256:
@@ -87,27 +94,34 @@ def _shard(folder: Path, entry: ShardEntry) -> Iterator[Fault]:
         )
 
 
-def _hashed(folder: Path, name: str, digest: str, size: int | None = None) -> Iterator[Fault]:
-    path = folder / name
-    if not path.is_file():
-        yield Fault(name, "missing", "no file", f"sha256 {digest}")
-        return
-    length = path.stat().st_size
-    if size is not None and length != size:
-        yield Fault(name, "truncated" if length < size else "changed", f"{length} bytes", f"{size} bytes")
-        return
-    found = sha256_of(path)
-    if found != digest:
-        yield Fault(name, "changed", f"sha256 {found}", f"sha256 {digest}")
+def _compared(storage: Storage, name: str, digest: str) -> Iterator[Fault]:
+    try:
+        with storage.open(name) as file:
+            fault = _difference(name, Hashing(file), digest)
+    except (FileNotFoundError, IsADirectoryError):
+        fault = _missing(name, digest)
+    if fault:
+        yield fault
 
 
-def _strangers(folder: Path, listed: set[str]) -> Iterator[Fault]:
-    for path in sorted(folder.iterdir()):
-        if path.name in listed:
+def _difference(name: str, file: Hashing, digest: str, size: int | None = None) -> Fault | None:
+    found = file.to_end()
+    if size is not None and file.size != size:
+        return Fault(
+            name, "truncated" if file.size < size else "changed", f"{file.size} bytes", f"{size} bytes"
+        )
+    return Fault(name, "changed", f"sha256 {found}", f"sha256 {digest}") if found != digest else None
+
+
+def _missing(name: str, digest: str) -> Fault:
+    return Fault(name, "missing", "no file", f"sha256 {digest}")
+
+
+def _strangers(storage: Storage, listed: set[str]) -> Iterator[Fault]:
+    for name in sorted(storage.names()):
+        if name in listed:
             continue
-        if path.name.endswith(TEMPORARY):
-            yield Fault(
-                path.name, "leftover", "a file of an interrupted write", "no such file; it may be removed"
-            )
-        elif path.suffix in (".tar", ".index"):
-            yield Fault(path.name, "extra", "a file that the manifest does not list", "no such file")
+        if name.endswith(TEMPORARY):
+            yield Fault(name, "leftover", "a file of an interrupted write", "no such file; it may be removed")
+        elif name.endswith((".tar", ".index")):
+            yield Fault(name, "extra", "a file that the manifest does not list", "no such file")

@@ -7,8 +7,9 @@ from pathlib import Path
 from synthaug.errors import CorruptShardError, DataError
 from synthaug.record import Record
 from synthaug.shards import index
-from synthaug.shards.files import atomic, atomic_write, settle, sha256_of
+from synthaug.shards.files import settle
 from synthaug.shards.manifest import ShardEntry
+from synthaug.shards.storage import Hashing, open_storage
 from synthaug.shards.tar import BLOCK, END, pack
 
 
@@ -21,7 +22,7 @@ def write_shard(folder: str | Path, number: int, samples: Iterable[tuple[Record,
     """Write `shard-NNNNNN.tar` and its index; equal samples give equal bytes.
 
     Args:
-        folder: must exist.
+        folder: must exist; or a URL.
         number: of the shard.
         samples: record, encoded image and its extension ("png"); may be a generator, which is read as the
             tar is written.
@@ -31,17 +32,18 @@ def write_shard(folder: str | Path, number: int, samples: Iterable[tuple[Record,
 
     Raises:
         DataError: a key that is given twice or cannot name a member.
-        DiskFullError, OutputFolderError: the shard cannot be written; nothing of it can be seen then.
+        DiskFullError, OutputFolderError, StorageError: the shard cannot be written; nothing of it can be seen then.
     """
-    folder, name = Path(folder), shard_name(number)
+    storage, name = open_storage(folder), shard_name(number)
+    index_name = ShardEntry(name, 0, "", "", 0).index_name
     digest, offset = hashlib.sha256(), 0
     records: dict[str, Record] = {}
     places: list[tuple[int, int, int, int]] = []
-    with atomic(folder / name) as file:
+    with storage.writing(name) as file:
         for record, image, extension in samples:
             _check_key(record.key, extension)
             if record.key in records:
-                raise DataError(f"{folder / name}: the key {record.key!r} is given twice")
+                raise DataError(f"{storage.where(name)}: the key {record.key!r} is given twice")
             text = record.to_bytes()
             first = pack(f"{record.key}.{extension}", image)
             block = first + pack(f"{record.key}.json", text)
@@ -53,9 +55,13 @@ def write_shard(folder: str | Path, number: int, samples: Iterable[tuple[Record,
         file.write(END)
         digest.update(END)
         entry_index = index.build(name, records.values(), places).to_bytes()
-        # The tar is on the disk, without its name: now the index takes its place, then the tar its name.
-        settle(file)
-        atomic_write(folder / ShardEntry(name, 0, "", "", 0).index_name, entry_index)
+        if not storage.remote:
+            # The tar is on the disk, without its name: now the index takes its place, then the tar its name.
+            settle(file)
+            storage.write(index_name, entry_index)
+    if storage.remote:
+        # The store has decided between writers whose tar it is: only now may an index stand beside it.
+        storage.write(index_name, entry_index)
     return ShardEntry(
         name=name,
         count=len(records),
@@ -69,24 +75,37 @@ def existing_shard(folder: str | Path, number: int) -> ShardEntry | None:
     """The line of a shard that an interrupted run left whole, or None when there is none to keep.
 
     A damaged tar counts as none. A missing or damaged index is made anew.
+
+    Raises:
+        CorruptShardError: a damaged tar in a store, where nothing is written over what is there.
     """
-    path = Path(folder) / shard_name(number)
-    if not path.is_file():
-        return None
+    storage, name = open_storage(folder), shard_name(number)
     try:
-        found = index.scan(path)
-    except CorruptShardError:
+        with storage.open(name) as file:
+            hashing = Hashing(file)
+            found = index.scan(hashing, name, storage.where(name))
+            digest = hashing.to_end()
+    except (FileNotFoundError, IsADirectoryError):
         return None
-    data, index_path = found.to_bytes(), path.with_suffix(".index")
-    if not index_path.is_file() or index_path.read_bytes() != data:
-        atomic_write(index_path, data)
-    return ShardEntry(
-        name=path.name,
+    except CorruptShardError as error:
+        if storage.remote:
+            raise CorruptShardError(f"{error}; remove that object and run the same command again") from error
+        return None
+    data = found.to_bytes()
+    entry = ShardEntry(
+        name=name,
         count=len(found.keys),
-        sha256=sha256_of(path),
+        sha256=digest,
         index_sha256=hashlib.sha256(data).hexdigest(),
-        size=path.stat().st_size,
+        size=hashing.size,
     )
+    try:
+        whole = storage.read(entry.index_name) == data
+    except FileNotFoundError:
+        whole = False
+    if not whole:
+        storage.write(entry.index_name, data)
+    return entry
 
 
 def _check_key(key: str, extension: str) -> None:

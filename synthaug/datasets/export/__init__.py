@@ -21,8 +21,8 @@ from typing import Any
 from synthaug.datasets.base import Radiographs
 from synthaug.datasets.export import dicom, parquet, tables
 from synthaug.datasets.packing import begin, digest
-from synthaug.errors import DataError, UnknownNameError
-from synthaug.shards import lock
+from synthaug.errors import DataError, OutputFolderError, UnknownNameError
+from synthaug.shards import local_path, open_storage
 
 PLAN = "export.json"
 SCHEMA = 1
@@ -60,10 +60,14 @@ def export(films: Radiographs, out: str | Path, to: str, progress: Progress | No
     """
     if to not in TARGETS:
         raise UnknownNameError("target", to, TARGETS)
-    out = Path(out)
+    storage, folder = open_storage(out), local_path(out)
+    if folder is None:
+        raise OutputFolderError(
+            f"{out}: films are exported to a folder of this machine; copy that where they belong"
+        )
     if not len(films):
         raise DataError(f"{out}: no film to export")
-    with lock(out):
+    with storage.lock():
         plan: dict[str, Any] = {
             "schema": SCHEMA,
             "to": to,
@@ -71,9 +75,9 @@ def export(films: Radiographs, out: str | Path, to: str, progress: Progress | No
             "findings": list(films.findings),
             "digest": digest(films.films),
         }
-        begin(out, plan, PLAN)
-        TARGETS[to](films, out, progress or _silent)
-    return out
+        begin(storage, plan, PLAN)
+        TARGETS[to](films, folder, progress or _silent)
+    return folder
 
 
 def _silent(done: int, total: int) -> None:

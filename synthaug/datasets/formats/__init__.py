@@ -36,6 +36,7 @@ from synthaug.datasets.formats.files import (
 )
 from synthaug.datasets.formats.listing import Film, Listing, Options
 from synthaug.errors import DataError, UnknownNameError
+from synthaug.shards import local_path
 
 __all__ = ["FORMATS", "Film", "Layout", "Listing", "Options", "detect", "explain", "read_folder"]
 
@@ -79,6 +80,8 @@ def detect(root: str | Path) -> tuple[str, str] | None:
     Raises:
         DataError: no such folder.
     """
+    if local_path(root) is None:
+        return "shards", f"a URL: {shards.MANIFEST}"
     folder = existing_folder(root)
     for name, layout in FORMATS.items():
         if (explanation := layout.detect(folder)) is not None:
@@ -103,7 +106,7 @@ def read_folder(root: str | Path, format: str = "auto", options: Options | None 
     """The films of a folder in any known layout; no image is decoded.
 
     Args:
-        root: the folder.
+        root: the folder; by URL only one of shards.
         format: a name of `FORMATS`, or "auto".
         options: how to read it; a table or columns make "auto" mean "csv".
 
@@ -111,7 +114,10 @@ def read_folder(root: str | Path, format: str = "auto", options: Options | None 
         UnknownNameError: another format.
         DataError: no such folder, or no layout explains it; and what the layout's own `read` raises.
     """
-    folder, options = existing_folder(root), options or Options()
+    options = options or Options()
+    if local_path(root) is None and format in ("auto", "shards"):
+        return shards.read(str(root), options)
+    folder = existing_folder(root)
     if format == "auto":
         if options.labels_csv is not None or options.columns:
             format = "csv"

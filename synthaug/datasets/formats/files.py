@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from synthaug.errors import DataError, nearest
+from synthaug.shards import local_path
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".dcm", ".dicom")
 DICOM_SUFFIXES = (".dcm", ".dicom")
@@ -25,9 +26,14 @@ def existing_folder(root: str | Path) -> Path:
     """The folder as a path.
 
     Raises:
-        DataError: it is not there, or is not a folder.
+        DataError: it is not there, is not a folder, or is a URL.
     """
-    path = Path(root).expanduser()
+    folder = local_path(root)
+    if folder is None:
+        raise DataError(
+            f"{root}: by URL only folders of shards are read; `synthaug pack FOLDER --out {root}` makes one"
+        )
+    path = folder.expanduser()
     if not path.is_dir():
         if path.is_file() and path.name.lower().endswith(ARCHIVES):
             folder = path.with_suffix("")

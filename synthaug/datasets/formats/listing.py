@@ -18,10 +18,10 @@ BAD_ROW = "label row that cannot be read"
 
 
 class AnyFilm(Protocol):
-    """A radiograph on storage, wherever it lies."""
+    """A radiograph on storage, wherever it lies: its path, or the URL of its folder of shards."""
 
     @property
-    def path(self) -> Path: ...
+    def path(self) -> Path | str: ...
 
     @property
     def record(self) -> Record: ...
@@ -119,7 +119,7 @@ def left_out(reasons: Iterable[tuple[str, Sequence[str]]]) -> dict[str, tuple[st
 Films = TypeVar("Films", bound=Sequence[AnyFilm])
 
 
-def some_films(films: Films, root: Path, reasons: Mapping[str, Sequence[str]]) -> Films:
+def some_films(films: Films, root: str | Path, reasons: Mapping[str, Sequence[str]]) -> Films:
     """The films, once it is sure that there is one.
 
     Raises:

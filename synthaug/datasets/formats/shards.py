@@ -13,7 +13,7 @@ from synthaug.datasets.formats import listing
 from synthaug.datasets.formats.listing import Listing, Options
 from synthaug.errors import DataError
 from synthaug.record import Record
-from synthaug.shards import ShardSet
+from synthaug.shards import ShardSet, local_path
 from synthaug.shards.manifest import MANIFEST
 
 SIGN = MANIFEST
@@ -21,13 +21,13 @@ SIGN = MANIFEST
 
 @dataclass(frozen=True, slots=True)
 class ShardFilm:
-    """A film inside a shard: sample `number` of `shards`; its path is the folder's.
+    """A film inside a shard: sample `number` of `shards`; its path is the folder's, or its URL.
 
     Its `record` is read from the shard at each use. `synthetic` is what the data set promises of its films:
     a record that says otherwise raises.
     """
 
-    path: Path
+    path: Path | str
     shards: ShardSet
     number: int
     synthetic: bool | None = None
@@ -67,7 +67,7 @@ class ShardFilms(Sequence[ShardFilm]):
 
     def __getitem__(self, place):  # type: ignore[no-untyped-def]
         if isinstance(place, slice):
-            return self.take(self.numbers[place])
+            return ShardFilms(self.shards, self.numbers[place], self.synthetic)
         return self._film(self.numbers[place])
 
     def __iter__(self) -> Iterator[ShardFilm]:
@@ -84,7 +84,9 @@ class ShardFilms(Sequence[ShardFilm]):
     def records(self) -> list[Record]:
         """Every film's record; from front to back when the films are all of the folder's, in order."""
         if self._all:
-            return [checked(record, self.shards.folder, self.synthetic) for record in self.shards.records()]
+            return [
+                checked(record, self.shards.storage.root, self.synthetic) for record in self.shards.records()
+            ]
         return [film.record for film in self]
 
     def labels(self, findings: Sequence[str]) -> np.ndarray:
@@ -98,10 +100,11 @@ class ShardFilms(Sequence[ShardFilm]):
         return list(found) if self._all else [found[number] for number in self.numbers]
 
     def _film(self, number: int) -> ShardFilm:
-        return ShardFilm(self.shards.folder, self.shards, int(number), self.synthetic)
+        root = self.shards.storage.root
+        return ShardFilm(local_path(root) or root, self.shards, int(number), self.synthetic)
 
 
-def checked(record: Record, root: Path, synthetic: bool | None) -> Record:
+def checked(record: Record, root: Path | str, synthetic: bool | None) -> Record:
     """The record, once it is sure that it is what the data set promises.
 
     Raises:
@@ -120,8 +123,8 @@ def detect(root: Path) -> str | None:
     return f"shards: {MANIFEST}" if (root / MANIFEST).is_file() else None
 
 
-def read(root: Path, options: Options | None = None) -> Listing:
-    """The films of a folder of shards, in order.
+def read(root: Path | str, options: Options | None = None) -> Listing:
+    """The films of a folder of shards, by path or URL, in order.
 
     Raises:
         DataError: no manifest, or no sample.

@@ -1,0 +1,116 @@
+"""The pictures of a checkpoint's page: contact sheet, sharpness beside real films, loss over its training.
+
+    python benchmarks/model_page.py --real NIH [--model embedded] [--count 100] [--part validation]
+        [--log TRAINING/log.jsonl ...] [--out model-page]
+
+Draws COUNT films of each finding and view (the same command resumes), prints their band power over that of real films of
+the part, view by view, and writes `sheet.png`, `sharpness.png` and, from the logs of `synthaug adapt` in the order of their
+legs, `training.png`. No picture holds a real film.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from synthaug import findings
+from synthaug.datasets import RealRadiographs, SyntheticRadiographs
+from synthaug.diffusion import load_checkpoint
+from synthaug.evaluation.spectrum import BANDS, band_ratios, power, profiles
+from synthaug.generation import generate
+from synthaug.generation.plan import GenerateRecipe, PlanEntry
+from synthaug.images import contact_sheet
+
+SIZE, SHOWN, SMOOTH = 256, 6, 50
+
+
+def draw(model: str, count: int, out: Path) -> dict[tuple[str, str], np.ndarray]:
+    """(finding, view) -> films (count, 1, 256, 256), from one run."""
+    card = load_checkpoint(model).card
+    asked = [(finding, view) for finding in card.findings for view in card.views]
+    plan = tuple(PlanEntry(labels={finding: 1.0}, view=view, count=count) for finding, view in asked)
+    generate(recipe=GenerateRecipe(plan=plan, seed=500), model=model, out=out)
+    films = SyntheticRadiographs(out).images_array(SIZE, "squash")
+    return dict(zip(asked, np.split(films, len(asked)), strict=True))
+
+
+def sheet(drawn: dict[tuple[str, str], np.ndarray]) -> np.ndarray:
+    """The first films of each condition, a row each."""
+    films = np.concatenate([images[:SHOWN] for images in drawn.values()])
+    captions = [f"{findings.title(finding)}, {view}" for finding, view in drawn for _ in range(SHOWN)]
+    return contact_sheet(films, columns=SHOWN, captions=captions)
+
+
+def sharpness(drawn: dict[tuple[str, str], np.ndarray], real: dict[str, np.ndarray], out: Path) -> None:
+    """Ratio of median power by frequency, one panel a view; 1 is as sharp as real films."""
+    from matplotlib import pyplot
+
+    figure, panels = pyplot.subplots(1, len(real), figsize=(9, 3.2), sharey=True, squeeze=False)
+    for panel, (view, films) in zip(panels[0], real.items(), strict=True):
+        seen = np.median(profiles(power(films)).rings, 0)
+        for (finding, shown), images in drawn.items():
+            if shown == view:
+                ratio = np.median(profiles(power(images)).rings, 0) / seen
+                panel.loglog(np.arange(1, 128), ratio, label=findings.title(finding))
+        for _, edge in BANDS.values():
+            panel.axvline(edge, color="grey", linewidth=0.5)
+        panel.axhline(1, color="black", linewidth=0.8)
+        panel.set(title=view, xlabel="cycles per image", ylim=(0.05, 3))
+        panel.legend()
+    panels[0][0].set_ylabel("power, synthetic over real")
+    figure.tight_layout()
+    figure.savefig(out, dpi=110)
+
+
+def training(logs: list[Path], out: Path) -> None:
+    """The loss of each leg, averaged over 50 of its logged steps."""
+    from matplotlib import pyplot
+
+    figure, panel = pyplot.subplots(figsize=(6, 3))
+    before = 0
+    for log in logs:
+        rows = [json.loads(line) for line in log.read_text().splitlines()]
+        loss = np.array([row["unet/loss"] for row in rows])
+        steps = np.array([row["step"] for row in rows])
+        width = min(SMOOTH, len(loss))
+        panel.plot(before + steps[width - 1 :], np.convolve(loss, np.ones(width) / width, "valid"))
+        before += int(steps[-1])
+    panel.set(xlabel="step", ylabel="loss")
+    figure.tight_layout()
+    figure.savefig(out, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--real", required=True)
+    parser.add_argument("--model", default="embedded")
+    parser.add_argument("--count", type=int, default=100)
+    parser.add_argument("--part", choices=("validation", "test"), default="validation")
+    parser.add_argument("--log", type=Path, nargs="*", default=[])
+    parser.add_argument("--out", type=Path, default=Path("model-page"))
+    given = parser.parse_args()
+
+    import matplotlib
+
+    matplotlib.use("Agg")
+    drawn = draw(given.model, given.count, given.out / "films")
+    real = {}
+    for view in dict.fromkeys(view for _, view in drawn):
+        part = RealRadiographs(given.real, split=given.part, splits_file="nih-sample", views=view, min_age=18)
+        real[view] = part.images_array(SIZE, "squash")
+    for (finding, view), films in drawn.items():
+        values = band_ratios(power(films), power(real[view]))
+        row = {"finding": finding, "view": view, "n": len(films), "real": len(real[view])}
+        print(json.dumps(row | {name: round(value, 3) for name, value in values.items()}))
+    Image.fromarray(sheet(drawn)).save(given.out / "sheet.png")
+    sharpness(drawn, real, given.out / "sharpness.png")
+    if given.log:
+        training(given.log, given.out / "training.png")
+
+
+if __name__ == "__main__":
+    main()
