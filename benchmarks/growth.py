@@ -222,9 +222,7 @@ def main() -> None:
                 f"| {count} | {_time(row['generate'])} | {row['generate']['own'] / count * 1e6:.0f} us "
                 f"| {row['generate']['megabytes']:.0f} MB | {row['bytes'] / 1e6:.1f} MB | {row['manifest'] / 1e3:.1f} kB "
                 + " ".join(
-                    f"| {row[stage]['seconds']:.2f} s, {row[stage]['megabytes']:.0f} MB"
-                    if stage in row
-                    else "| -"
+                    f"| {_time(row[stage])}, {row[stage]['megabytes']:.0f} MB" if stage in row else "| -"
                     for stage in STAGES[1:]
                 )
                 + " |",

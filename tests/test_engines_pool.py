@@ -1,6 +1,6 @@
 """The pool of workers against a Ray of threads: joins, deaths, refusals, and runs of `generate` and `benchmark` on it.
 
-tests/test_engines_ray.py does the same on real Ray, where it is installed.
+tests/test_engines_ray.py does the same on real Ray, where it is installed (-m long).
 """
 
 import sys
