@@ -302,4 +302,4 @@ def test_guidance_and_steps_of_the_card_are_resolved_into_the_recipe(whole: Path
         card.num_inference_steps,
     )
     assert recipe.guidance_interval == card.guidance_interval and recipe.image_size == SIZE
-    assert [key for key, value in recipe.values().items() if value is None] == ["gates"]
+    assert [key for key, value in recipe.values().items() if value is None] == ["feature_interval", "gates"]
