@@ -7,9 +7,9 @@ each is replaced by one of the block's, encoded once, unless `--encode`: what is
 zlib. `--image-size 32` makes a million records fit on a small disk (1.8 KB each in place of 66 KB), and is said in the output.
 `--link` draws the first shard only and makes the others hard links of it: what is left is the driver, at a million records in
 seconds; what reads every byte (`verify`, a resume after a kill) is left out then.
-Every stage runs in a process of its own, whose peak memory is the kernel's figure (ru_maxrss), imports included; `idle` is
-that of a process which only loads the checkpoint. Slopes are those of log time over log count between the last two counts
-and over all from 1000 on; a straight line through the origin has slope 1.
+Every stage runs in a process of its own, whose peak memory is the kernel's figure (ru_maxrss), imports included. Times are of
+the clock and, in parentheses, of the processor, which other work on the machine does not change. Slopes are those of log
+processor time over log count, from 1000 on and between the last two counts; a straight line through the origin has slope 1.
 """
 
 import argparse
@@ -43,9 +43,20 @@ def measured(target: Callable[..., Any], *arguments: Any) -> dict[str, float]:
 def _tell(pipe: Any, target: Callable[..., Any], *arguments: Any) -> None:
     start = time.perf_counter()
     told = target(*arguments) or {}
-    seconds = told.pop("seconds", time.perf_counter() - start)
+    told.setdefault("seconds", time.perf_counter() - start)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    pipe.send({"seconds": seconds, "megabytes": peak, **told})
+    pipe.send({"megabytes": peak, **told})
+
+
+class Clock:
+    """Seconds, and processor seconds of this process (which other work on the machine does not change), since it was made."""
+
+    def __init__(self) -> None:
+        self.start = time.perf_counter(), time.process_time()
+
+    def read(self) -> dict[str, float]:
+        """Both."""
+        return {"seconds": time.perf_counter() - self.start[0], "own": time.process_time() - self.start[1]}
 
 
 def idle(model: str) -> None:
@@ -73,9 +84,9 @@ def generate(model: str, out: Path, count: int, size: int, encode: bool, link: b
     recipe = make_recipe("pleural_effusion", count, None, None, None, None, image_size=size).resolved(
         checkpoint
     )
-    start = time.perf_counter()
+    clock = Clock()
     run(recipe, checkpoint, out, 8)
-    return {"seconds": time.perf_counter() - start}
+    return clock.read()
 
 
 def linked(write: Any) -> Any:
@@ -102,9 +113,9 @@ def resume(model: str, out: Path) -> dict[str, float]:
     from synthaug.generation import GenerateRecipe, run
 
     checkpoint = load_checkpoint(model, "cpu")
-    start = time.perf_counter()
+    clock = Clock()
     run(GenerateRecipe.load(out / "recipe.yaml"), checkpoint, out)
-    return {"seconds": time.perf_counter() - start}
+    return clock.read()
 
 
 def unfinished(model: str, out: Path) -> dict[str, float]:
@@ -116,23 +127,27 @@ def unfinished(model: str, out: Path) -> dict[str, float]:
 def verify(out: Path) -> dict[str, float]:
     from synthaug.shards import verify
 
-    start = time.perf_counter()
+    clock = Clock()
     faults = verify(out)
     if faults:
         raise SystemExit(f"{out}: {faults[0]}")
-    return {"seconds": time.perf_counter() - start}
+    return clock.read()
 
 
 def opened(out: Path) -> dict[str, float]:
     """Open the folder as a data set, and read its last film and every label."""
     from synthaug.datasets import SyntheticRadiographs
 
-    start = time.perf_counter()
+    clock = Clock()
     films = SyntheticRadiographs(out)
     films.image(len(films) - 1)
     if len(films.labels) != len(films):
         raise SystemExit(f"{out}: labels are missing")
-    return {"seconds": time.perf_counter() - start}
+    return clock.read()
+
+
+def _time(told: dict[str, float]) -> str:
+    return f"{told['seconds']:.2f} ({told['own']:.2f}) s"
 
 
 def slope(counts: list[int], values: list[float]) -> float:
@@ -204,10 +219,10 @@ def main() -> None:
             row["bytes"] = sum(path.stat().st_size for path in out.iterdir())
             rows.append(row)
             print(
-                f"| {count} | {row['generate']['seconds']:.2f} s | {row['generate']['seconds'] / count * 1e6:.0f} us "
+                f"| {count} | {_time(row['generate'])} | {row['generate']['own'] / count * 1e6:.0f} us "
                 f"| {row['generate']['megabytes']:.0f} MB | {row['bytes'] / 1e6:.1f} MB | {row['manifest'] / 1e3:.1f} kB "
                 + " ".join(
-                    f"| {row[stage]['seconds']:.2f} s, {row[stage]['megabytes']:.0f} MB"
+                    f"| {_time(row[stage])}, {row[stage]['megabytes']:.0f} MB" if stage in row else "| -"
                     for stage in STAGES[1:]
                 )
                 + " |",
@@ -220,11 +235,11 @@ def main() -> None:
     for stage in STAGES:
         if len(many) > 1 and stage in many[0]:
             found = [
-                slope([r["count"] for r in part], [r[stage]["seconds"] for r in part])
+                slope([r["count"] for r in part], [r[stage]["own"] for r in part])
                 for part in (many, many[-2:])
             ]
             print(
-                f"{stage}: slope of time {found[0]:.3f} from {many[0]['count']} on, {found[1]:.3f} between the last two"
+                f"{stage}: slope of processor time {found[0]:.3f} from {many[0]['count']} on, {found[1]:.3f} between the last two"
             )
     if options.figure:
         draw(rows, options.figure)

@@ -1,16 +1,19 @@
 """Shards a second by the number of workers on Ray: with `sleep` in place of sampling, and with a real checkpoint.
 
     python benchmarks/ray_efficiency.py --workers 8 64 --seconds 2 0.5 0.1      # simulated: sleeping costs no core
+    python benchmarks/ray_efficiency.py --drawn --workers 8 64 --seconds 5 1    # the driver alone: a Ray of threads
     python benchmarks/ray_efficiency.py --model CHECKPOINT --workers 1 2        # real: needs a free core a worker
 
-Simulated workers are threads of the engine's own actors: they sleep, and tell how far they are, so that the driver and Ray do
-all they do in a run. Efficiency is the tasks' own seconds / (workers x seconds from the first task to the last), after the
-workers have started. It falls where the driver cannot hand out tasks fast enough. Real: shards a second of n single-thread
-workers / (n x those of one), with the first run's start-up apart.
+Simulated workers sleep and tell how far they are, so that the driver and Ray do all they do in a run; `--drawn` leaves Ray
+out and measures the driver's own loop (tests/drawn_ray.py). Efficiency is the tasks' own seconds / (workers x seconds from
+the first task to the last), after the workers have started. It falls where the driver cannot hand out tasks fast enough: at
+1000 / (its processor ms a shard) shards a second, whatever the workers. Real: shards a second of n single-thread workers /
+(n x those of one), with the first run's start-up apart.
 """
 
 import argparse
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -19,7 +22,6 @@ from pathlib import Path
 os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 
 from synthaug.engines import Done, Work, open_engine
-from synthaug.engines.cluster import Cluster
 
 
 class Sleeping:
@@ -30,26 +32,26 @@ class Sleeping:
 
     def open(self) -> Work:
         def work(task: tuple[int, float]) -> Iterator[int]:
+            start = time.perf_counter()
             for step in range(10):
                 time.sleep(task[1] / 10)
                 yield step
-            return None
+            return time.perf_counter() - start
 
         return work
 
 
-def simulated(workers: int, seconds: float, tasks: int) -> tuple[float, float]:
-    """Efficiency, and tasks a second."""
+def simulated(workers: int, seconds: float, tasks: int) -> tuple[float, float, float]:
+    """Efficiency, tasks a second, and processor seconds of this process a task."""
     with open_engine("ray", None, workers) as engine:
-        assert isinstance(engine, Cluster)
-        list(
-            engine.run(Sleeping(), [(-1 - n, 1.0) for n in range(workers)], 0, "cpu")
-        )  # until all have begun
-        start, done = time.perf_counter(), 0
+        first = [(-1 - n, 1.0) for n in range(workers)]  # until all workers have begun
+        list(engine.run(Sleeping(), first, 0, "cpu"))
+        start, before, done, own = time.perf_counter(), time.process_time(), 0, 0.0
         for event in engine.run(Sleeping(), ((n, seconds) for n in range(tasks)), 0, "cpu"):
-            done += isinstance(event, Done)
+            if isinstance(event, Done):
+                done, own = done + 1, own + event.result
         spent = time.perf_counter() - start
-    return done * seconds / (workers * spent), done / spent
+    return own / (workers * spent), done / spent, (time.process_time() - before) / done
 
 
 def real(model: str, workers: int, shards: int, shard_size: int) -> float:
@@ -94,7 +96,13 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=10, help="shards a worker")
     parser.add_argument("--shard-size", type=int, default=16)
+    parser.add_argument("--drawn", action="store_true")
     options = parser.parse_args()
+    if options.drawn:
+        sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+        from drawn_ray import DrawnRay
+
+        sys.modules["ray"] = DrawnRay(max(options.workers))  # type: ignore[assignment]
     if options.model:
         one = real(options.model, 1, options.rounds, options.shard_size)
         print(f"1 worker: {one:.3f} shards/s")
@@ -106,11 +114,13 @@ def main() -> None:
                     flush=True,
                 )
         return
-    print("| workers | seconds a shard | efficiency | shards/s |\n|---|---|---|---|")
+    print(
+        "| workers | seconds a shard | efficiency | shards/s | driver, processor ms a shard |\n|---|---|---|---|---|"
+    )
     for workers in options.workers:
         for seconds in options.seconds:
-            share, rate = simulated(workers, seconds, options.rounds * workers)
-            print(f"| {workers} | {seconds:g} | {share:.3f} | {rate:.1f} |", flush=True)
+            share, rate, own = simulated(workers, seconds, options.rounds * workers)
+            print(f"| {workers} | {seconds:g} | {share:.3f} | {rate:.1f} | {own * 1e3:.2f} |", flush=True)
 
 
 if __name__ == "__main__":

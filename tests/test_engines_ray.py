@@ -1,5 +1,6 @@
 """The engine on a real Ray cluster: a head and three raylets of one CPU each, on the loopback interface.
 
+Half a dozen processes start, which takes a minute where nothing else runs: `pytest -m long tests/test_engines_ray.py`.
 benchmarks/ray_kills.py kills nodes and drivers many times at random moments.
 """
 
@@ -35,6 +36,7 @@ os.environ |= {
 ray = pytest.importorskip("ray", reason="pip install 'synthaug[ray]'")
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.filterwarnings(
         "ignore::ResourceWarning", "ignore::DeprecationWarning", "ignore::FutureWarning"
     ),

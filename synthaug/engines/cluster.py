@@ -8,7 +8,7 @@ nothing here needs Ray's streaming results, which a client at ray://HOST:PORT ca
 import time
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -39,7 +39,7 @@ def actor() -> type:
 
     class Worker:
         def __init__(self) -> None:
-            self.count = 0
+            self.task, self.count = None, 0
 
         def hello(self) -> tuple[str, str, str | None]:
             """Node id, a name for it, and the version of this package there, if any."""
@@ -66,7 +66,7 @@ def actor() -> type:
         def run(self, task: Any) -> tuple[Any, Any]:
             from synthaug.errors import SynthaugError
 
-            self.count = 0
+            self.task, self.count = task, 0
             steps = self.work(task)
             try:
                 while True:
@@ -76,8 +76,9 @@ def actor() -> type:
             except SynthaugError as error:
                 return None, error
 
-        def look(self) -> int:
-            return self.count
+        def look(self, task: Any) -> int:
+            """How far that task is."""
+            return self.count if self.task == task else 0
 
     return Worker
 
@@ -121,7 +122,15 @@ class Cluster:
         return sum(1 for worker in self._pool if worker.node)
 
     def device(self, device: str) -> str:
-        """ "auto" is "cuda" where any node has a GPU."""
+        """See `Engine`: "auto" is "cuda" where any node has a GPU.
+
+        Raises:
+            ClusterError: neither of these.
+        """
+        if device.partition(":")[0] not in ("auto", "cpu", "cuda"):
+            raise ClusterError(
+                f"--device {device}: workers on Ray compute on cpu or cuda; expected one of these, or auto"
+            )
         if device == "auto":
             return "cuda" if any(node.get("GPU", 0) for node in self._nodes()) else "cpu"
         return device.partition(":")[0]
@@ -151,11 +160,12 @@ class Cluster:
     def _nodes(self) -> list[dict[str, float]]:
         return [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
 
-    def run(self, job: Job, tasks: Iterable[Any], threads: int, device: str) -> Iterator[Event]:
+    def run(self, job: Job, tasks: Iterable[Any], threads: int, device: str) -> Generator[Event, None, None]:
         """See `synthaug.engines.Engine`."""
         needs = (threads, 1 if device == "cuda" else 0)
         for worker in list(self._pool):
-            if needs != self._needs or worker.calls or not worker.node:
+            under_way = {self._calls[call][0] for call in worker.calls} - {"look"}
+            if needs != self._needs or under_way or not worker.node:
                 self._drop(worker)
         self._needs, self._kind, self._looked = needs, None, 0.0
         options = {"num_cpus": needs[0], "num_gpus": needs[1], "max_restarts": 0, "max_concurrency": 2}
@@ -227,7 +237,7 @@ class Cluster:
         for worker in self._pool:
             if worker.busy and len(worker.calls) == 1 and now - worker.asked >= LOOK:
                 worker.asked = now
-                self._call(worker, "look")
+                self._call(worker, "look", worker.task)
 
     def _answer(self, call: Any, job: Any, waiting: deque[Any], deaths: dict[Any, int]) -> Iterator[Event]:
         method, worker = self._calls.pop(call)
@@ -244,18 +254,18 @@ class Cluster:
             _check_version(worker.name, version)
             self._call(worker, "open", job)
         elif method == "open":
-            kind, error = value
-            if error is not None:
-                raise _named(worker.name, error)
+            kind, fault = value
+            if fault is not None:
+                raise _named(worker.name, fault)
             self._check_kind(worker.name, kind)
         elif method == "look":
             if worker.busy and value > worker.count:
                 worker.count = value
                 yield Moved(worker.task, value)
         else:
-            result, error = value
-            if error is not None:
-                raise _named(worker.name, error)
+            result, fault = value
+            if fault is not None:
+                raise _named(worker.name, fault)
             deaths.pop(worker.task, None)
             deaths.pop(None, None)
             worker.busy = False

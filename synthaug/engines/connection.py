@@ -7,6 +7,7 @@ no files behind.
 import os
 import shutil
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from synthaug.errors import ClusterError, NotInstalledError
 PATIENCE = 10.0
 # Only jobs and small results pass through it; the least that Ray accepts is 75 MiB.
 OBJECT_STORE = 128 << 20
+# Ray takes 127.0.0.1 for the machine's own address, which others can reach; only Linux has more of them.
+LOOPBACK = "127.0.0.2" if sys.platform == "linux" else "127.0.0.1"
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
 
 
@@ -52,7 +55,7 @@ def connected(address: str | None) -> Iterator[Any]:
                 address="local",
                 include_dashboard=False,
                 object_store_memory=OBJECT_STORE,
-                _node_ip_address="127.0.0.1",
+                _node_ip_address=LOOPBACK,
                 _temp_dir=files,
                 **QUIET,
             )

@@ -57,7 +57,7 @@ class Engine(Protocol):
     def in_order(self) -> bool:
         """Whether a task is pulled only when all earlier ones are done."""
 
-    def run(self, job: Job, tasks: Iterable[Any], threads: int, device: str) -> Iterator[Event]:
+    def run(self, job: Job, tasks: Iterable[Any], threads: int, device: str) -> Generator[Event, None, None]:
         """Do every task (any hashable value), each by one worker of `threads` CPU threads, and tell of it as it comes.
 
         Args:
@@ -98,7 +98,7 @@ class Local:
         """`auto` names the device that "auto" stands for."""
         self._auto = auto
 
-    def run(self, job: Job, tasks: Iterable[Any], threads: int, device: str) -> Iterator[Event]:
+    def run(self, job: Job, tasks: Iterable[Any], threads: int, device: str) -> Generator[Event, None, None]:
         """See `Engine`. The next task is pulled when the one before is done and told of."""
         work = job.open()
         for task in tasks:

@@ -239,7 +239,7 @@ class Drawing:
         ready: list[Artist] = []
 
         def work(task: ShardTask) -> Generator[int, None, Written]:
-            places = self.artist.recipe.shards[task.number]
+            places = self.artist.recipe.shard(task.number)
             entry = existing_shard(self.folder, task.number)
             if entry is not None and entry.count == len(places):
                 return Written(entry, 0)

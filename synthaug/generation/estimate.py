@@ -38,7 +38,7 @@ def describe(recipe: GenerateRecipe, folder: str | Path, estimate: "Estimate | N
     size = recipe.count * (stored + BYTES_PER_RECORD)
     lines = [f"{entry.count} films: {entry.prompt}" for entry in recipe.plan]
     lines += [
-        f"{recipe.count} films of {recipe.image_size} px, {len(recipe.shards)} shards, about {size / 1e6:.1f} MB",
+        f"{recipe.count} films of {recipe.image_size} px, {recipe.shards} shards, about {size / 1e6:.1f} MB",
         *([estimate.in_words(recipe.count)] if estimate else []),
         f"steps {recipe.num_inference_steps}, guidance scale {recipe.guidance_scale:g}, {recipe.scheduler}",
         f"checkpoint {recipe.checkpoint.name if recipe.checkpoint else '?'}",
@@ -60,5 +60,5 @@ def estimate(artist: Artist, place: Place, batch_size: int | None) -> Estimate:
         place.run(Timing(artist, execution), [execution.batch_size], execution.threads)
     )
     places = place.engine.places(execution.threads, place.device)
-    workers = max(min(places, len(artist.recipe.shards)), 1)
+    workers = max(min(places, artist.recipe.shards), 1)
     return Estimate(seconds, size, execution.batch_size, workers)

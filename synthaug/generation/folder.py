@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -103,13 +103,13 @@ def gate_limits(recipe: GenerateRecipe) -> list[str]:
     return said
 
 
-def encoded(folder: str | Path, entries: list[ShardEntry]) -> Iterator[bytes]:
+def encoded(folder: str | Path, entries: Sequence[ShardEntry]) -> Iterator[bytes]:
     """The images of the shards as they are stored."""
     for _, data in _samples(folder, entries):
         yield data
 
 
-def _samples(folder: str | Path, entries: list[ShardEntry]) -> Iterator[tuple[Record, bytes]]:
+def _samples(folder: str | Path, entries: Sequence[ShardEntry]) -> Iterator[tuple[Record, bytes]]:
     """Records and images; there is no manifest yet to read them by."""
     storage = open_storage(folder)
     for entry in entries:

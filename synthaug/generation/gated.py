@@ -21,7 +21,7 @@ def batches(
     draw: Draw,
     rejected: dict[int, list[Rejection]],
     folder: str | Path,
-    before: list[ShardEntry],
+    before: Sequence[ShardEntry],
     judge: Judge | None,
 ) -> Iterator[tuple[range, np.ndarray]]:
     """Places and films (B, 1, H, W) of one shard.
@@ -73,7 +73,7 @@ def stored(films: np.ndarray, format: str) -> np.ndarray:
 
 
 def _fingerprints(
-    recipe: GenerateRecipe, folder: str | Path, before: list[ShardEntry]
+    recipe: GenerateRecipe, folder: str | Path, before: Sequence[ShardEntry]
 ) -> Iterator[np.ndarray]:
     if recipe.gates is not None and "duplicate" in recipe.gates.names:
         for data in encoded(folder, before):

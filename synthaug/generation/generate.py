@@ -192,7 +192,7 @@ def _write_shards(
     recipe, entries = job.artist.recipe, dict[int, ShardEntry]()
 
     def tasks() -> Iterator[ShardTask]:
-        for number in range(len(recipe.shards)):
+        for number in range(recipe.shards):
             yield ShardTask(number, tuple(entries[n] for n in range(number)) if compares(recipe) else ())
 
     told = Told(recipe.count, place.engine, on_progress)
@@ -201,7 +201,7 @@ def _write_shards(
             told(event)
             if isinstance(event, Done):
                 entries[event.task.number] = event.result.entry
-    return [entries[number] for number in range(len(recipe.shards))]
+    return [entries[number] for number in range(recipe.shards)]
 
 
 def compares(recipe: GenerateRecipe) -> bool:

@@ -1,7 +1,7 @@
 """Where a run is executed, and the execution that fits there."""
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ class Place:
         """Threads of a worker."""
         return self.threads or self.engine.threads(self.device, torch.get_num_threads())
 
-    def run(self, job: Job, tasks: Iterable[Any], threads: int) -> Iterator[Event]:
+    def run(self, job: Job, tasks: Iterable[Any], threads: int) -> Generator[Event, None, None]:
         """The events of a job."""
         return self.engine.run(job, tasks, threads, self.device)
 

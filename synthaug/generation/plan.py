@@ -75,12 +75,13 @@ class GenerateRecipe(Recipe):
         return sum(entry.count for entry in self.plan)
 
     @property
-    def shards(self) -> list[range]:
-        """The indexes of each shard's films."""
-        return [
-            range(start, min(start + self.shard_size, self.count))
-            for start in range(0, self.count, self.shard_size)
-        ]
+    def shards(self) -> int:
+        """How many shards hold the films."""
+        return -(-self.count // self.shard_size)
+
+    def shard(self, number: int) -> range:
+        """The indexes of a shard's films."""
+        return range(number * self.shard_size, min((number + 1) * self.shard_size, self.count))
 
     @property
     def findings(self) -> tuple[str, ...]:
