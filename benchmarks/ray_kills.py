@@ -16,7 +16,6 @@ import random
 import shutil
 import signal
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -72,17 +71,16 @@ def node_trial(
 ) -> Progress:
     """One run that loses a raylet when `at` films are done and gets another one; its last progress."""
     seen: list[Progress] = []
-    helper: list[threading.Thread] = []
+    added: list[Any] = []
 
     def act(progress: Progress) -> None:
         seen.append(progress)
-        if progress.done >= at and not helper:
+        if progress.done >= at and not added:
             kill_node(nodes.pop(victim), hard)
-            helper.append(threading.Thread(target=lambda: nodes.append(add_node(cluster))))
-            helper[0].start()
+            added.append(add_node(cluster))  # here: Ray starts nodes in the main thread only
 
     run(recipe, checkpoint, out, 4, act, place=place)
-    helper[0].join()
+    nodes += added
     return seen[-1]
 
 
