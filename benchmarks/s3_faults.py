@@ -3,9 +3,9 @@
     python benchmarks/s3_faults.py --runs 100
 
 The store is moto's S3 server on this machine; between it and the writer stands a proxy that answers 500 or 503, cuts
-the connection before or after the store has acted, tears an answer in the middle, or waits. A writer is killed
-(SIGKILL) in some runs, and has a twin or a rival in others. It is started again until it ends well; after each end
-the folder is looked at over the store's own address.
+the connection before or after the store has acted, tears an answer in the middle, or waits. In turns a writer is alone, has
+a twin (the same films), has a rival (other shards at the same address), or is killed (SIGKILL) up to three times. It is
+started again until it ends well; after each end the folder is looked at over the store's own address.
 """
 
 import argparse
@@ -19,6 +19,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import aiohttp
@@ -35,7 +36,8 @@ from synthaug.errors import OutputFolderError, StorageError
 
 FAULTS = ("500", "503", "cut before", "cut after", "torn", "slow")
 ATTEMPTS = 40
-DONE, FAILED, REFUSED = 0, 3, 4
+KINDS = ("alone", "twin", "rival", "killed")
+DONE, FAILED, REFUSED, KILLED = 0, 3, 4, -9
 
 
 class Proxy:
@@ -113,27 +115,35 @@ class Proxy:
         return web.Response()
 
 
-def work(films: str, out: str, size: int) -> None:
-    """One writer, in a process of its own; how it ended is its exit code."""
+def write(films: str, out: str, size: int) -> int:
+    """One writer; how it ended."""
     try:
         pack(read_folder(films).films, out, Packing(shard_size=size))
     except StorageError:
-        os._exit(FAILED)
+        return FAILED
     except OutputFolderError:
-        os._exit(REFUSED)
-    os._exit(DONE)
+        return REFUSED
+    return DONE
 
 
-def clean(url: str, out: str, reference: dict[str, bytes]) -> tuple[bool, list[str]]:
-    """Over the store's own address: is there a manifest, and what is wrong with what is there."""
-    os.environ["AWS_ENDPOINT_URL_S3"] = url
-    fsspec.filesystem("s3").clear_instance_cache()
+def write_and_exit(films: str, out: str, size: int) -> None:
+    """A writer in a process of its own, to be killed."""
+    os._exit(write(films, out, size))
+
+
+def by(endpoint: str) -> None:
+    """Have s3:// mean this server, in this process."""
+    fsspec.config.conf["s3"] = {"endpoint_url": endpoint}
+
+
+def look(out: str, whole: dict[int, dict[str, bytes]]) -> tuple[bool, list[str]]:
+    """Is there a manifest, and what is wrong with what is there."""
     storage = shards.open_storage(out)
     there = storage.names()
     faults = [str(fault) for fault in shards.verify(out)]
     if shards.MANIFEST not in there:
         return False, [] if faults else ["a run without a manifest passes verify"]
-    if not faults and {name: storage.read(name) for name in there} != reference:
+    if not faults and {name: storage.read(name) for name in there} not in whole.values():
         faults.append("other bytes than those of a run without faults")
     return True, faults
 
@@ -153,66 +163,72 @@ def main() -> int:
     server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
     server.start()
     store = "http://{}:{}".format(*server.get_host_and_port())
+    proxy = Proxy(store, options.rate, options.seed)
     os.environ |= {
         "AWS_ACCESS_KEY_ID": "key",
         "AWS_SECRET_ACCESS_KEY": "secret",
         "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL_S3": proxy.url,  # of the processes
     }
-    os.environ["AWS_ENDPOINT_URL_S3"] = store
+    by(store)
     fsspec.filesystem("s3").mkdir("films")
-    proxy = Proxy(store, options.rate, options.seed)
-    with tempfile.TemporaryDirectory() as name:
-        films = Path(name) / "films" / "edema"
-        films.mkdir(parents=True)
+
+    def told() -> str:
+        figures = ", ".join(f"{what} {count}" for what, count in sorted(counts.items()))
+        injected = ", ".join(f"{fault} {proxy.seen[fault]}" for fault in FAULTS)
+        return f"{figures}; passed {proxy.seen['passed']}, {injected}; {len(wrong)} wrong"
+
+    with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(2) as threads:
+        folder = Path(name) / "films" / "edema"
+        folder.mkdir(parents=True)
         rng = np.random.default_rng(options.seed)
         for i in range(12):
-            Image.fromarray(rng.integers(0, 256, (64, 64), np.uint8)).save(films / f"{i}.png")
-        pack(read_folder(films.parent).films, Path(name) / "whole", Packing(shard_size=3))
-        reference = {path.name: path.read_bytes() for path in (Path(name) / "whole").iterdir()}
+            Image.fromarray(rng.integers(0, 256, (64, 64), np.uint8)).save(folder / f"{i}.png")
+        films, whole = str(folder.parent), {}
+        for size in (3, 4):
+            beside = Path(name) / str(size)
+            pack(read_folder(films).films, beside, Packing(shard_size=size))
+            whole[size] = {path.name: path.read_bytes() for path in beside.iterdir()}
         start, usual = time.monotonic(), 2.0  # seconds of a run that ends well
         for run in range(options.runs):
-            out, kind = f"s3://films/run-{run}", ("alone", "killed", "twin", "rival")[run % 4]
+            out, kind = f"s3://films/run-{run}", KINDS[run % len(KINDS)]
+            sizes = {"alone": [3], "killed": [3], "twin": [3, 3], "rival": [3, 4]}[kind]
             for attempt in range(ATTEMPTS):
-                os.environ["AWS_ENDPOINT_URL_S3"] = proxy.url
-                sizes = [3, 3] if kind == "twin" else [3, 4] if kind == "rival" and attempt else [3]
-                writers = [
-                    context.Process(target=work, args=(str(films.parent), out, size)) for size in sizes
-                ]
                 begun = time.monotonic()
-                for writer in writers:
-                    writer.start()
+                by(proxy.url)
                 if kind == "killed" and attempt < 3:
-                    writers[0].join(chance.uniform(0, usual))
-                    counts["SIGKILL"] += writers[0].is_alive()
-                    writers[0].kill()
-                for writer in writers:
-                    writer.join()
-                ends = [writer.exitcode for writer in writers]
-                usual = time.monotonic() - begun if ends == [DONE] else usual
+                    process = context.Process(target=write_and_exit, args=(films, out, 3))
+                    process.start()
+                    process.join(chance.uniform(0, usual))
+                    process.kill()
+                    process.join()
+                    ends = [process.exitcode]
+                    counts["SIGKILL"] += ends == [KILLED]
+                else:
+                    ends = list(threads.map(write, [films] * len(sizes), [out] * len(sizes), sizes))
+                    usual = time.monotonic() - begun if ends == [DONE] else usual
                 counts["attempts"] += 1
-                counts["attempts ended by a fault"] += ends.count(FAILED)
-                if kind == "rival" and len(ends) == 2:
-                    counts["rivals refused"] += ends[1] == REFUSED
-                    wrong += [f"{out}: a rival ended with {ends[1]}"] if ends[1] == DONE else []
-                if set(ends) - {DONE, FAILED, REFUSED, -9}:
-                    wrong.append(f"{out}: a writer ended with {ends}")
-                finished, faults = clean(store, out, reference)
-                counts["looks at an unfinished run"] += not finished
+                counts["ended by a fault"] += ends.count(FAILED)
+                counts["refused"] += ends.count(REFUSED)
+                if set(ends) - {DONE, FAILED, REFUSED, KILLED} or (kind == "rival" and ends.count(DONE) > 1):
+                    wrong.append(f"{out}: writers ended with {ends}")
+                by(store)
+                finished, faults = look(out, whole)
+                counts["unfinished when looked at"] += not finished
                 wrong += [f"{out}: {fault}" for fault in faults if finished or "passes" in fault]
-                if finished and DONE in ends and (kind != "rival" or attempt):
+                if finished and DONE in ends:
                     counts["finished"] += 1
                     break
             else:
                 wrong.append(f"{out}: not finished in {ATTEMPTS} attempts")
-            if run % 10 == 9:
-                print(f"{run + 1} runs, {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
+            if run % 5 == 4:
+                print(
+                    f"{run + 1} runs, {time.monotonic() - start:.0f} s: {told()}", file=sys.stderr, flush=True
+                )
         seconds = time.monotonic() - start
     for line in wrong:
         print(line, file=sys.stderr)
-    told = ", ".join(f"{what} {count}" for what, count in sorted(counts.items()))
-    injected = ", ".join(f"{fault} {proxy.seen[fault]}" for fault in FAULTS)
-    print(f"{options.runs} runs in {seconds:.0f} s: {told}; {len(wrong)} wrong")
-    print(f"requests passed {proxy.seen['passed']}, injected: {injected}")
+    print(f"{options.runs} runs in {seconds:.0f} s: {told()}")
     server.stop()
     return 1 if wrong else 0
 

@@ -10,7 +10,8 @@ checkpoint's own beside the 50 steps and the guidance 7.5 of diffusers' pipeline
 COUNT without, noises not shared between the two (the same command resumes). Prints, setting by setting: accuracy and AUROC of the
 detector, shuffled labels as the control; KID, coverage and density beside real films of the part, with their floors
 between real films at the same number; and how far each film is from the same noise drawn with the
-first setting, in grey levels. Choices are made on the part `validation`.
+first setting, in grey levels. Choices are made on the part `validation`. `synthaug report OUT` draws fidelity beside
+coverage over guidance; `synthaug evaluate --controls` does the same with the noises of films that are there.
 """
 
 import argparse

@@ -76,10 +76,10 @@ def leaks(sides: Mapping[Side, Films], claim: str) -> list[Leak]:
     return found
 
 
-def guard(sides: Mapping[Side, Films], claim: str, inside: bool = False) -> None:
+def guard(sides: Mapping[Side, Films], claim: str, adapted_inside: bool = False) -> None:
     """Raise `DataError` naming the pairs that leak, or, for claim "closed", generator films that no arm trains on.
 
-    Arguments: `inside` where generators are adapted inside the arms; side "generator" then holds what their base saw.
+    Arguments: `adapted_inside` where generators are adapted inside the arms; side "generator" then holds what their base saw.
     """
     found = leaks(sides, claim)
     if found:
@@ -88,7 +88,7 @@ def guard(sides: Mapping[Side, Films], claim: str, inside: bool = False) -> None
             f"{len(found)} leaking pairs: {named}. Split the films by patient, or pass --drop-leaks, which leaves such "
             "films out of training and validation"
         )
-    if claim == "closed" and not inside:
+    if claim == "closed" and not adapted_inside:
         if "generator" not in sides:
             raise DataError(
                 "--claim closed: pass --generator-data DIR, the films that the generator was adapted on"

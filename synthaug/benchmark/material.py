@@ -164,7 +164,7 @@ def gather(
     if drop_leaks:
         sides, left_out = without_leaks(sides, claim)
         notes.append(f"--drop-leaks: {left_out} films left out")
-    guard(sides, claim, inside=draws is not None)
+    guard(sides, claim, adapted_inside=draws is not None)
     if draws is not None:
         sides.pop("generator", None)
         notes.append(f"closed: {len(draws)} generators, each adapted on the real films of one size and draw")
@@ -208,4 +208,11 @@ def checked(sides: dict[Side, Films], notes: Sequence[str] = ()) -> Material:
             )
     if "generator" in sides and not len(sides["generator"]):
         sides = {side: films for side, films in sides.items() if side != "generator"}
-    return Material(**sides, notes=tuple(notes))
+    return Material(
+        sides["training"],
+        sides["validation"],
+        sides["judge"],
+        sides.get("synthetic"),
+        sides.get("generator"),
+        tuple(notes),
+    )

@@ -6,7 +6,8 @@ radiographs from them.
 
 import numpy as np
 
-from synthaug.benchmark.material import Material
+from synthaug.benchmark.leakage import Side
+from synthaug.benchmark.material import Material, checked
 from synthaug.detection.films import Films
 
 
@@ -36,8 +37,9 @@ def toy_films(count: int, size: int, finding: str, seed: int, synthetic: bool = 
 
 def toy_material(finding: str, size: int) -> Material:
     """Real-like training, validation and test pictures, synthetic-like ones, and those of an imagined generator."""
-    counts = {"training": 48, "validation": 40, "judge": 120, "generator": 24}
-    sides = {name: toy_films(n, size, finding, seed) for seed, (name, n) in enumerate(counts.items())}
-    return Material(
-        **sides, synthetic=toy_films(120, size, finding, 9, synthetic=True), notes=("drawn toy pictures",)
-    )
+    counts: dict[Side, int] = {"training": 48, "validation": 40, "judge": 120, "generator": 24}
+    sides: dict[Side, Films] = {
+        name: toy_films(n, size, finding, seed) for seed, (name, n) in enumerate(counts.items())
+    }
+    drawn = toy_films(120, size, finding, 9, synthetic=True)
+    return checked({**sides, "synthetic": drawn}, ("drawn toy pictures",))

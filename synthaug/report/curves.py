@@ -32,7 +32,7 @@ def _depth(points: Sequence[Mapping[str, Any]], depth: str) -> str:
         return ""
     rows = -(-len(arms) // ACROSS)
     low, high = min(p["low"] for p in mine), max(p["high"] for p in mine)
-    with axes_of(7.6, 0.5 + 1.9 * rows, rows, min(ACROSS, len(arms)), sharex=True, sharey=True) as (
+    with axes_of(7.6, 0.5 + 1.9 * rows, rows, min(ACROSS, len(arms)), shared=True) as (
         figure,
         panels,
     ):
@@ -101,7 +101,7 @@ def reliability_charts(curves: Sequence[Mapping[str, Any]]) -> list[str]:
         mine = [c for c in curves if c["finding"] == finding]
         across = min(2, len(mine))
         rows = -(-len(mine) // across)
-        with axes_of(3.7 * across, 2.7 * rows, rows, across, sharex=True, sharey=True) as (figure, panels):
+        with axes_of(3.7 * across, 2.7 * rows, rows, across, shared=True) as (figure, panels):
             flat = list(panels.flat)
             for axes, one in zip(flat, mine, strict=False):
                 axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle=":")

@@ -69,15 +69,18 @@ def curve(points: Sequence[tuple[float, float, float]], x_label: str, names: tup
 
 @contextmanager
 def axes_of(
-    width: float, height: float, rows: int = 1, columns: int = 1, **shared: bool
+    width: float, height: float, rows: int = 1, columns: int = 1, shared: bool = False
 ) -> Iterator[tuple[Any, Any]]:
-    """An empty figure in inches and its axes, an array (rows, columns); the style holds for all that is put on them."""
+    """An empty figure in inches and its axes, an array (rows, columns); the style holds for all that is put on them.
+
+    Arguments: `shared` gives all axes the same limits.
+    """
     import matplotlib
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
-        yield figure, figure.subplots(rows, columns, squeeze=False, **shared)
+        yield figure, figure.subplots(rows, columns, squeeze=False, sharex=shared, sharey=shared)
 
 
 def svg(figure: Any, description: str) -> str:
