@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -109,3 +110,12 @@ def test_the_command(tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.Captu
     flags = ["--label", "effusion", "--count", "1", "--num-inference-steps", "2", "--device", "cpu"]
     assert cli.main(["insert", *flags, "--model", str(tiny_checkpoint), "--out", str(tmp_path / "o")]) == 0
     assert "preview.png" in capsys.readouterr().out and (tmp_path / "o" / "preview.png").exists()
+
+
+def test_a_checkpoint_that_samples_with_noise_inserts_without(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    model = shutil.copytree(tiny_checkpoint, tmp_path / "noisy")
+    card = json.loads((model / "synthaug.json").read_text()) | {"scheduler": "sde-dpmsolver++-lu"}
+    (model / "synthaug.json").write_text(json.dumps(card))
+    recipe = InsertRecipe(label="effusion", count=1, num_inference_steps=3)
+    out = insert(recipe, tmp_path / "out", model=str(model), device="cpu")
+    assert {record.to_json()["scheduler"] for record, _ in shards.ShardSet(out)} == {"dpmsolver++"}

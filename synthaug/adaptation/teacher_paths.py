@@ -22,6 +22,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from synthaug import prompts
 from synthaug.adaptation import captions
 from synthaug.adaptation.captions import CaptionRecipe
 from synthaug.adaptation.loop import draws
@@ -165,7 +166,8 @@ class Teacher:
             clean = torch.stack([latents[film][one] for film, one in zip(films, copies, strict=True)])
             noise = float(self.knots.alpha[begin]) * clean.float() + float(self.knots.sigma[begin]) * noise
         place = self.checkpoint.device
-        text, negative = embed(self.checkpoint, texts), embed(self.checkpoint, [""] * size)
+        away = prompts.negative(self.checkpoint.card.negative_prompt)
+        text, negative = embed(self.checkpoint, texts), embed(self.checkpoint, [away] * size)
         stride = self.settings.num_inference_steps // last
         states = torch.zeros((size, last + 1, *self.shape), dtype=torch.float16)
         states[:, begin] = noise.half()

@@ -102,8 +102,10 @@ def insert(
     if strength is None:
         strength = STRENGTH_DRAWN if into is None else STRENGTH_GIVEN
     region = Region(strength, recipe.threshold, recipe.area, recipe.side)
+    # Inversion finds the noise of a film on the timesteps of the schedule, for a solver that adds none of its own.
+    solver = checkpoint.card.scheduler.removeprefix("sde-").removesuffix("-lu")
     settings = resolve(
-        checkpoint, recipe.guidance_scale, None, recipe.num_inference_steps, None, recipe.image_size
+        checkpoint, recipe.guidance_scale, None, recipe.num_inference_steps, solver, recipe.image_size
     )
     if mask is not None:
         region = replace(region, mask=read_mask(mask, settings.image_size))
