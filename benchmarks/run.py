@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -171,6 +171,14 @@ def table(outcomes: list[Outcome], command: str) -> str:
     return "\n".join(lines)
 
 
+def versioned(name: str) -> str:
+    """A package with its version, or that it is not here."""
+    try:
+        return f"{name} {version(name)}"
+    except PackageNotFoundError:
+        return f"no {name}"
+
+
 def hardware() -> str:
     """Processor, threads, GPU and versions, in one sentence."""
     model = platform.processor() or platform.machine()
@@ -187,7 +195,7 @@ def hardware() -> str:
     parts += ["bf16" if processor_has_bfloat16() else "no bf16"]
     parts += [torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"]
     parts += [f"load {os.getloadavg()[0]:.1f} at the end"] if hasattr(os, "getloadavg") else []
-    return "; ".join([*parts, ", ".join(f"{name} {version(name)}" for name in VERSIONS)])
+    return "; ".join([*parts, ", ".join(map(versioned, VERSIONS))])
 
 
 def write(section: str, results: Path) -> None:
