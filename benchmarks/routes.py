@@ -1,18 +1,20 @@
 """The routes of adaptation side by side, from one base toward children's films, which it has never seen.
 
     python benchmarks/routes.py --data pediatric-pneumonia [--steps 120] [--batch-size 16] [--image-size 256]
-        [--routes unet lora ...] [--few-shot ROUTE ...] [--count 50] [--model embedded] [--out routes]
+        [--routes unet lora ...] [--few-shot ROUTE ...] [--count 50] [--num-inference-steps N] [--model embedded] [--out routes]
 
 The films are those of Kermany et al. 2018; its folder `test` stays closed. People are told apart by the names of the files
 (person1000_virus_1681 is person1000), and each is in one part: GENERATOR + GENERATOR films (normal, pneumonia) teach the routes,
 others teach the judge, an EfficientNet-Lite0, and films of the folder `val` alone say how good the judge is. All routes take
-equal films, captions, batches and steps; rates are those of RATES and were not tuned. Then each result, and the base, draw
-COUNT films with pneumonia and COUNT without, equal noises for all, and the judge reads them; KID beside the judge's
-validation films. The same command goes on where it was stopped; the table is that of `synthaug adapt --compare` and
-`OUT/results.json`; each run's own figures lie in `OUT/RUN/evaluation`.
+equal films, captions, batches and steps, each in a process of its own, whose peak memory counts; rates are those of RATES and
+were not tuned. Then each result, and the base, draw COUNT films with pneumonia and COUNT without, equal noises for all, and the
+judge reads them; what a route gains over the base has an interval of its own, since noises are paired. KID beside the judge's
+validation films. The same command goes on where it was stopped; the table is that of `synthaug adapt --compare`, its figure
+`OUT/losses.png`, all figures are in `OUT/results.json`, each run's own in `OUT/RUN/evaluation`.
 """
 
 import argparse
+import multiprocessing
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +31,8 @@ from synthaug.detection.train import TrainRecipe, train_detector
 from synthaug.diffusion.checkpoint import load_checkpoint, save_as_saved
 from synthaug.diffusion.components import INDEX
 from synthaug.evaluation.features import extractor, features
-from synthaug.evaluation.label_fidelity import fidelity_metrics, label_fidelity, noise_clusters, score
+from synthaug.evaluation.intervals import crossed_bootstrap, estimate
+from synthaug.evaluation.label_fidelity import Scored, fidelity_metrics, label_fidelity, noise_clusters, score
 from synthaug.evaluation.resemblance import resemblance
 from synthaug.evaluation.results import Metric, Results, table
 from synthaug.generation import generate
@@ -139,6 +142,31 @@ def adapt_by(recipe_name: str, film: RealRadiographs, given: argparse.Namespace,
             print(f"{recipe_name} {progress.record.step}/{progress.steps}", flush=True)
 
 
+def in_a_process_of_its_own(*arguments: object) -> None:
+    """`adapt_by`, so that its peak memory is no other route's."""
+    child = multiprocessing.get_context("spawn").Process(target=adapt_by, args=arguments)
+    child.start()
+    child.join()
+    if child.exitcode:
+        raise SystemExit(child.exitcode)
+
+
+def gain(own: Scored, base: Scored, arm: str) -> Metric:
+    """AUROC over the base's, with the noises, which both have in common, resampled."""
+    arms = {"own": own.scores[None], "base": base.scores[None]}
+    values, draws = crossed_bootstrap(arms, base.labels, base.clusters)
+    found = estimate(values["own"] - values["base"], draws["own"] - draws["base"])
+    return Metric(
+        name="label AUROC over the base's",
+        finding=FINDING,
+        arm=arm,
+        value=found.value,
+        low=found.low,
+        high=found.high,
+        n=len(base.labels),
+    )
+
+
 def claim(model: str, out: Path) -> str:
     """A copy of the base whose card names the finding, so that it can be asked for what it was not taught."""
     if (out / INDEX).exists():
@@ -169,6 +197,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--image-size", type=int, default=256)
     parser.add_argument("--count", type=int, default=50)
+    parser.add_argument("--num-inference-steps", type=int, help="the checkpoint's when left out")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("routes"))
     given = parser.parse_args()
@@ -182,27 +211,37 @@ def main() -> None:
     owners = [person(key) for key in films["validation"].keys]
     scored = score(judge, [films["validation"]], FINDING)
     metrics = fidelity_metrics(scored, FINDING, judge.config.threshold(FINDING), "real")
+    found_by: dict[str, Scored] = {}
     for name in ["base", *names]:
         if name != "base":
-            adapt_by(name, films["generator"], given, given.out / name)
+            in_a_process_of_its_own(name, films["generator"], given, given.out / name)
         model = claim(given.model, given.out / name) if name == "base" else str(given.out / name)
         drawn = []
         for seed, label in enumerate((FINDING, "no_finding"), start=100):
             folder = given.out / "films" / f"{name}-{label}"
             generate(
-                label, count=given.count, seed=seed, out=folder, model=model, image_size=given.image_size
+                label,
+                count=given.count,
+                seed=seed,
+                out=folder,
+                model=model,
+                image_size=given.image_size,
+                num_inference_steps=given.num_inference_steps,
             )
             drawn.append(SyntheticRadiographs(folder, findings=("no_finding", FINDING)))
         own = label_fidelity(judge, drawn, FINDING, name)
+        found_by[name] = score(judge, drawn, FINDING)
+        own += [gain(found_by[name], found_by["base"], name)] if name != "base" else []
         clusters = [cluster for one in drawn for cluster in noise_clusters(one)]
         pixels = np.concatenate([one.images_array(given.image_size, "squash") for one in drawn])
-        found = resemblance(features(network, pixels, cache), clusters, real, owners, arm=name)
-        own += [metric for metric in found if metric.name == "KID"]
+        near = resemblance(features(network, pixels, cache), clusters, real, owners, arm=name)
+        own += [metric for metric in near if metric.name == "KID"]
         written(given.out / name / "evaluation", own, given)
         print(table(own), flush=True)
         metrics += own
     written(given.out, metrics, given)
     print(runs.compare([given.out / name for name in names]))
+    runs.draw([given.out / name for name in names], given.out / "losses.png")
     print(table(metrics))
 
 

@@ -127,6 +127,10 @@ def test_runs_side_by_side(tiny_nih: Path, tiny_checkpoint: Path, tmp_path: Path
             )
         )
     rows = [runs.row(tmp_path / route) for route in ("unet", "lora")]
+    # The same call on a finished run does nothing, and its rate and memory stay what they were.
+    data, recipe = [RealRadiographs(tiny_nih)], load_recipe("lora_smoke")
+    again = adapt(recipe, data, tmp_path / "lora", model=str(tiny_checkpoint), execution=how)
+    assert list(again) == [] and runs.row(tmp_path / "lora") == rows[1]
     assert [row["route"] for row in rows] == ["unet", "lora"] and all(row["steps"] == 4 for row in rows)
     assert (
         0

@@ -29,7 +29,7 @@ from synthaug.adaptation.autoencoding import (
 )
 from synthaug.adaptation.captions import CaptionRecipe
 from synthaug.adaptation.denoising import DiffusionRecipe, DiffusionRoute, TextToNoise
-from synthaug.adaptation.films import load
+from synthaug.adaptation.films import for_findings, load
 from synthaug.adaptation.latents import AugmentationRecipe
 from synthaug.adaptation.loop import LoopRecipe, Route, Training
 from synthaug.adaptation.masters import in_kind
@@ -119,7 +119,12 @@ class FromScratch(Run):
         self.folder, self.accelerator = job.out, job.accelerator
         self.compiled = job.execution.compiled
         self.films = load(
-            job.data, recipe.film_sizes(), recipe.minimum_age, job.on_films, storage=job.storage
+            job.data,
+            recipe.film_sizes(),
+            recipe.minimum_age,
+            job.on_films,
+            lambda records: for_findings(records, recipe.findings, None, recipe.legs[0].seed),
+            job.storage,
         )
         small = self.films.pyramid[recipe.image_size]
         self.vae = build_autoencoder(recipe.autoencoder, small)

@@ -75,7 +75,9 @@ class RunLog:
             self.facts["films_per_second"] = batch_size / statistics.median(times[-200:])
 
     def close(self) -> None:
-        """Write run.json."""
+        """Write run.json; that of a finished run, of which nothing was left to do, stays."""
+        if self.last is None and (self.state / FACTS).exists():
+            return
         self.facts["peak_memory_bytes"] = peak_memory()
         atomic_write(self.state / FACTS, (json.dumps(self.facts, indent=1, sort_keys=True) + "\n").encode())
 
