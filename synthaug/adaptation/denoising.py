@@ -27,6 +27,7 @@ from transformers import PreTrainedTokenizerBase
 
 from synthaug.adaptation import captions
 from synthaug.adaptation.captions import CaptionRecipe
+from synthaug.adaptation.embeddings import reader
 from synthaug.adaptation.loop import LoopRecipe, draws, share
 from synthaug.recipes import Recipe
 from synthaug.record import Record
@@ -109,6 +110,7 @@ class DiffusionRoute:
         prior_share, prior_weight: share of the prior in a batch, and weight of its loss.
         moments: `latents` are means and standard deviations, of which each batch draws.
         spell: what becomes of a caption before it is tokenised (learnt tokens in place of words).
+        stored: texts, spelt, that a frozen text encoder has read already, from `embeddings.cache`.
     """
 
     def __init__(
@@ -128,13 +130,15 @@ class DiffusionRoute:
         prior_weight: float = 1.0,
         moments: bool = False,
         spell: Callable[[str], str] = str,
+        stored: Mapping[str, Tensor] | None = None,
     ):
         self.players: dict[str, nn.Module] = {"unet": module}
         self.module = module
         self.recipe, self.caption_recipe, self.offset_noise = recipe, caption_recipe, offset_noise
         self.latents, self.records, self.spell = latents, records, spell
         self.moments = moments
-        self.tokenizer, self.length = tokenizer, text_length(tokenizer, module)
+        self.tokens = reader(tokenizer, text_length(tokenizer, module))
+        self.stored: Mapping[str, Tensor] = stored or {}
         self.embeddings: dict[str, Tensor] = {}
         self.reading = (
             Lock()
@@ -198,21 +202,16 @@ class DiffusionRoute:
     def _read(self, texts: list[str]) -> Tensor:
         """Token ids, or what a frozen text encoder makes of them, each text once."""
         if not self.module.frozen_text:
-            return self._tokens(texts)
+            return self.tokens(texts)
         if len(self.embeddings) > KEPT_TEXTS:
             self.embeddings.clear()
         device = next(self.module.parameters()).device
         for text in dict.fromkeys(texts):
-            if text not in self.embeddings:
+            if text not in self.stored and text not in self.embeddings:
                 with torch.no_grad():
-                    hidden = self.module.text_encoder(self._tokens([text]).to(device)).last_hidden_state
-                self.embeddings[text] = hidden[0].cpu()
-        return torch.stack([self.embeddings[text] for text in texts])
-
-    def _tokens(self, texts: list[str]) -> Tensor:
-        return self.tokenizer(
-            texts, padding="max_length", truncation=True, max_length=self.length, return_tensors="pt"
-        ).input_ids
+                    hidden = self.module.text_encoder(self.tokens([text]).to(device)).last_hidden_state
+                self.embeddings[text] = hidden[0].float().cpu()
+        return torch.stack([self.stored[t] if t in self.stored else self.embeddings[t] for t in texts])
 
     def loss(self, player: str, batch: NoisyBatch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Weighted mean squared error, with its noisiest and cleanest quarter as figures."""

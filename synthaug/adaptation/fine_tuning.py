@@ -16,9 +16,9 @@ from typing import Any, Literal, Protocol
 import torch
 from diffusers import DDPMScheduler
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
-from synthaug.adaptation import films, latents
+from synthaug.adaptation import embeddings, films, latents
 from synthaug.adaptation.captions import CaptionRecipe, own_texts
 from synthaug.adaptation.denoising import DiffusionRecipe, DiffusionRoute, TextToNoise, text_length
 from synthaug.adaptation.films import Films
@@ -32,7 +32,7 @@ from synthaug.diffusion.checkpoint import Checkpoint
 from synthaug.diffusion.schedule import quiet_numpy
 from synthaug.errors import CheckpointError, UserError
 from synthaug.findings import FINDINGS
-from synthaug.record import VIEWS
+from synthaug.record import VIEWS, Record
 
 
 class FineTuningRecipe(RouteRecipe):
@@ -179,6 +179,8 @@ class FineTuning(Run):
             )
         out = films.held_out(self.films.records, recipe.validation, recipe.training.seed)
         self.module.to(device)
+        with job.accelerator.main_process_first():
+            stored = self._read_texts(records)
         route = DiffusionRoute(
             self.module,
             self.tokenizer,
@@ -194,6 +196,7 @@ class FineTuning(Run):
             prior_weight=recipe.prior.weight if recipe.prior else 1.0,
             moments=recipe.posterior == "sample",
             spell=self.as_checkpoint().spell,
+            stored=stored,
         )
         if self.parameters()[0]:
             training = Training(
@@ -278,11 +281,23 @@ class FineTuning(Run):
         return (torch.cat(parts, 1) * vae.config.scaling_factor).cpu()
 
     def _vae_digest(self) -> str:
-        sha = hashlib.sha256()
-        for name, weight in sorted(self.base.vae.encoder.state_dict().items()):
-            sha.update(name.encode() + weight.detach().float().cpu().contiguous().numpy().tobytes())
         moments = "-moments" if self.recipe.posterior == "sample" else ""
-        return sha.hexdigest()[:32] + moments
+        return _digest(self.base.vae.encoder)[:32] + moments
+
+    def _read_texts(self, records: Sequence[Record]) -> Mapping[str, Tensor]:
+        """What a frozen text encoder makes of the films' own texts, from disk."""
+        spell, encoder = self.as_checkpoint().spell, self.module.text_encoder
+        own = {spell(text): None for record in records for text in own_texts(record)}
+        if not own or not self.module.frozen_text:
+            return {}
+        device = self.job.accelerator.device
+        return embeddings.cache(
+            self.state / "latents",
+            ["", *own],  # captions that were dropped are empty
+            embeddings.reader(self.tokenizer, text_length(self.tokenizer, self.module)),
+            lambda tokens: encoder(tokens.to(device)).last_hidden_state.cpu(),
+            _digest(encoder),
+        )
 
     def scheduler_config(self) -> dict[str, Any]:
         """The schedule that the result is saved with."""
@@ -314,3 +329,10 @@ class FineTuning(Run):
         return lambda records: films.for_findings(
             records, recipe.findings, recipe.per_finding, recipe.training.seed
         )
+
+
+def _digest(module: nn.Module) -> str:
+    sha = hashlib.sha256()
+    for name, weight in sorted(module.state_dict().items()):
+        sha.update(name.encode() + weight.detach().float().cpu().contiguous().numpy().tobytes())
+    return sha.hexdigest()

@@ -76,7 +76,8 @@ def cache(
         for copy, start in product(range(recipe.copies), range(0, len(films), batch_size)):
             encoded = _encode(films[start : start + batch_size], size, encode, recipe, copy, start)
             if held is None:
-                held = _create(partial, (len(films), recipe.copies, *encoded.shape[1:]))
+                shape = (len(films), recipe.copies, *encoded.shape[1:])
+                held = half_file(partial, "latents", shape, "--set augmentation.copies=1")
             held[start : start + len(encoded), copy] = encoded.numpy()
         if held is not None:
             held.flush()
@@ -85,8 +86,8 @@ def cache(
         return stored.get_tensor("latents")
 
 
-def _create(path: Path, shape: tuple[int, ...]) -> np.memmap:
-    """A safetensors file with one float16 tensor "latents", still zero, mapped for writing.
+def half_file(path: Path, name: str, shape: tuple[int, ...], instead: str) -> np.memmap:
+    """A safetensors file with one float16 tensor, still zero, mapped for writing; `instead` is what needs less room.
 
     Raises:
         DiskFullError: the disk has no room for it.
@@ -95,10 +96,10 @@ def _create(path: Path, shape: tuple[int, ...]) -> np.memmap:
     free = shutil.disk_usage(path.parent).free
     if size > free:
         raise DiskFullError(
-            f"{path.parent}: the latents of the films need {size / 1e9:.2f} GB, found {free / 1e9:.2f} GB free; free some, "
-            "or --set augmentation.copies=1"
+            f"{path.parent}: the {name} of the films need {size / 1e9:.2f} GB, found {free / 1e9:.2f} GB free; free some, "
+            f"or {instead}"
         )
-    header = json.dumps({"latents": {"dtype": "F16", "shape": shape, "data_offsets": [0, size]}}).encode()
+    header = json.dumps({name: {"dtype": "F16", "shape": shape, "data_offsets": [0, size]}}).encode()
     header += b" " * (-len(header) % 8)
     with open(path, "wb") as file:
         file.write(len(header).to_bytes(8, "little") + header)

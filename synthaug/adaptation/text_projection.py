@@ -11,10 +11,10 @@ from typing import Any, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from synthaug import prompts
 from synthaug.adaptation.denoising import TextToNoise, text_length
+from synthaug.adaptation.embeddings import reader
 from synthaug.adaptation.fine_tuning import FineTuningRecipe
 from synthaug.adaptation.route import Job
 from synthaug.adaptation.unet import UNet
@@ -73,7 +73,7 @@ class TextProjection(UNet):
         )  # less than the base's where the encoder has fewer places
         if recipe.fit:
             self.explained = fit_projection(
-                encoder, _reader(tokenizer, length), self._clip(length), self._corpus(), recipe.ridge
+                encoder, reader(tokenizer, length), self._clip(length), self._corpus(), recipe.ridge
             )
         encoder.requires_grad_(False)
         encoder.projection.requires_grad_(recipe.trains != "nothing")
@@ -100,7 +100,7 @@ class TextProjection(UNet):
         return ProjectedTextEncoder(shape, model.eval()).eval()
 
     def _clip(self, length: int) -> Any:
-        base, read = self.base, _reader(self.base.tokenizer, length)
+        base, read = self.base, reader(self.base.tokenizer, length)
         return lambda texts: base.text_encoder(read([base.spell(text) for text in texts])).last_hidden_state
 
     def _corpus(self) -> list[str]:
@@ -114,12 +114,3 @@ class TextProjection(UNet):
                 view, sex, age = people[(number * TURNS + turn) % len(people)]
                 texts.append(prompts.render(known, view=view, sex=sex, age=age, template=template))
         return list(dict.fromkeys(["", *texts]))
-
-
-def _reader(tokenizer: Any, length: int) -> Any:
-    def read(texts: list[str]) -> Tensor:
-        return tokenizer(
-            texts, padding="max_length", truncation=True, max_length=length, return_tensors="pt"
-        ).input_ids
-
-    return read
