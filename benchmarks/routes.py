@@ -15,6 +15,7 @@ validation films. The same command goes on where it was stopped; the table is th
 
 import argparse
 import multiprocessing
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -136,10 +137,20 @@ def adapt_by(recipe_name: str, film: RealRadiographs, given: argparse.Namespace,
     if few:
         changes["prior"] = None
     recipe = load_recipe(recipe_name, changes)
+    share_latents(out)
     execution = Execution(save_every=given.steps, compiled=given.compile)
     for progress in adapt(recipe, [film], out, model=given.model, execution=execution):
         if progress.record.step % 20 == 0:
             print(f"{recipe_name} {progress.record.step}/{progress.steps}", flush=True)
+
+
+def share_latents(out: Path) -> None:
+    """Links to what other routes cached; names are digests of all that latents depend on, so equal films are encoded once."""
+    own = out / "training" / "latents"
+    own.mkdir(parents=True, exist_ok=True)
+    for path in out.parent.glob("*/training/latents/latents-*.safetensors"):
+        if not (own / path.name).exists():
+            os.link(path, own / path.name)
 
 
 def in_a_process_of_its_own(*arguments: object) -> None:
