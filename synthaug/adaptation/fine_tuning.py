@@ -209,6 +209,7 @@ class FineTuning(Run):
                 job.execution.micro_batch,
                 job.execution.half,
                 job.execution.optimizer,
+                job.execution.averaging,
             )
             yield from self._train(training, route, out)
             training.finish()
