@@ -216,7 +216,7 @@ def main() -> None:
     films = parts(RealRadiographs(given.data))
     train_judge(films, given.out / "judge")
     judge = load_detector(given.out / "judge")
-    names = [*given.routes, *(f"{route}_few_shot" for route in given.few_shot)]
+    names = [*(f"{route}_few_shot" for route in given.few_shot), *given.routes]
     network, cache = extractor("imagenet"), given.out / "features"
     real = features(network, films["validation"], cache)
     owners = [person(key) for key in films["validation"].keys]
@@ -250,7 +250,7 @@ def main() -> None:
         written(given.out / name / "evaluation", own, given)
         print(table(own), flush=True)
         metrics += own
-    written(given.out, metrics, given)
+        written(given.out, metrics, given)
     print(runs.compare([given.out / name for name in names]))
     runs.draw([given.out / name for name in names], given.out / "losses.png")
     print(table(metrics))
