@@ -19,6 +19,7 @@ from synthaug.diffusion import Checkpoint, Settings, load_checkpoint, resolve, s
 from synthaug.diffusion.device import choose_device, dtype_name
 from synthaug.engines import Work
 from synthaug.errors import CheckpointError, ClusterError, OutOfMemoryError, OutputFolderError
+from synthaug.generation.duplicates import Fingerprints
 from synthaug.generation.execution import (
     EXECUTION,
     Execution,
@@ -28,7 +29,6 @@ from synthaug.generation.execution import (
     running,
     versions,
 )
-from synthaug.generation.duplicates import Fingerprints
 from synthaug.generation.folder import RECIPE
 from synthaug.generation.gated import Earlier, batches
 from synthaug.generation.gates import Judge, Rejection
