@@ -20,6 +20,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -156,14 +157,15 @@ def add_node(cluster: Any) -> Any:
     return cluster.add_node(num_cpus=1, wait=False, object_store_memory=STORE, node_ip_address="127.0.0.2")
 
 
-def kill_node(node: Any, all_of_it: bool) -> None:
-    """SIGKILL to a raylet, and to every process below it where the whole machine is to go."""
+def kill_node(node: Any, all_of_it: bool) -> list[Any]:
+    """SIGKILL to a raylet, and to every process below it where the whole machine is to go; the processes that were below."""
     import psutil
 
     raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
-    below = raylet.children(recursive=True) if all_of_it else []
-    for process in (raylet, *below):
-        process.send_signal(signal.SIGKILL)
+    below: list[Any] = raylet.children(recursive=True)
+    for process in (raylet, *(below if all_of_it else ())):
+        process.kill()
+    return below
 
 
 def node_trial(
@@ -177,17 +179,22 @@ def node_trial(
     hard: bool,
 ) -> int:
     """One run that loses a raylet when `at` films are done and gets another one; the tasks that were begun anew."""
-    most, added = 0, list[Any]()
+    import psutil
+
+    most, added, orphans = 0, list[Any](), list[Any]()
 
     def act(done: int, lost: int) -> None:
         nonlocal most
         most = max(most, lost)
         if done >= at and not added:
-            kill_node(nodes.pop(victim), hard)
+            orphans.extend(kill_node(nodes.pop(victim), hard))
             added.append(add_node(cluster))  # here: Ray starts nodes in the main thread only
 
     work.run(out, engine, act)
     nodes += added
+    for process in orphans:  # workers without a raylet stay for minutes; the next trial needs their memory
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
     return most
 
 
