@@ -92,9 +92,11 @@ def table(outcomes: Sequence[Outcome]) -> str:
         if outcome.reason:
             lines.append(f"| {outcome.row} | {outcome.reason} | | | | | {letter} |".replace("|  |", "| |"))
     lines += ["", *(f"- {letters[run]}: `{run[0]}`, {run[1]}, load {run[2]} at the end" for run in runs)]
-    for hardware, some in groupby(outcomes, key=lambda one: one.hardware):
-        rows = ", ".join(one.row for one in some)
-        lines.append(f"- {rows}: {hardware}")
+    machines = [
+        (machine, [one.row for one in some]) for machine, some in groupby(outcomes, lambda one: one.hardware)
+    ]
+    for machine, rows in machines:
+        lines.append(f"- {'; '.join(rows) if len(machines) > 1 else 'all rows'}: {machine}")
     return "\n".join(lines)
 
 
