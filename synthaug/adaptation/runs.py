@@ -88,9 +88,8 @@ def peak_memory() -> int:
     """Bytes at the most: of the GPU where there is one, else of this process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
-    with suppress(
-        OSError
-    ):  # Linux tells it itself; there, rusage also counts the parent that a process was started by
+    with suppress(OSError):
+        # Linux tells it itself; there, rusage also counts the parent that a process was started by.
         if found := re.search(r"^VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE):
             return 1024 * int(found[1])
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
