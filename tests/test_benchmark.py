@@ -15,6 +15,7 @@ from synthaug.benchmark import trained
 from synthaug.benchmark.arms import stages
 from synthaug.benchmark.conclude import conclude, figures, verdict
 from synthaug.benchmark.cost import costs, in_words
+from synthaug.benchmark.folder import read_scores
 from synthaug.benchmark.frozen import Score
 from synthaug.benchmark.material import gather, real_parts
 from synthaug.benchmark.medmnist import joined, open_medmnist
@@ -24,7 +25,6 @@ from synthaug.benchmark.study import (
     StudyRecipe,
     lay_out,
     open_study,
-    read_scores,
     run_study,
 )
 from synthaug.benchmark.toy import toy_films, toy_material
