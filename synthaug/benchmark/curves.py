@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from synthaug.auroc import resample_groups
 from synthaug.benchmark.statistics import spread
 from synthaug.evaluation.curves import reliability
-from synthaug.evaluation.intervals import resample_groups
 
 GRID = np.linspace(0, 1, 41)
 REPLICATES = 200
