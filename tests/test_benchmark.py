@@ -185,6 +185,10 @@ def test_the_command_rehearses_prints_its_cost_and_ends_in_a_verdict(
     assert (
         "frozen, 2 real films a label: real+100%" in spoken.out and "the test part was opened" in spoken.err
     )
+    command = f"synthaug benchmark --real {tiny_nih.name} --synthetic tiny-shards --arms real real+100% --sizes 2 --seeds 2"
+    repeated = Results.read(tmp_path / "study").settings["command"]
+    assert repeated == f"{command} --extractor random:test_resnet --set image_size=32"
+    assert repeated in (tmp_path / "study" / "report.html").read_text()
 
 
 @pytest.mark.parametrize(

@@ -46,9 +46,13 @@ def words(size: Size) -> str:
     return "all real films" if size == "all" else f"{size} real films a label"
 
 
-def conclude(study: Study, out: str | Path) -> Results:
-    """Compute the figures of a finished study and write `results.json` and `results.md` to `out`."""
+def conclude(study: Study, out: str | Path, command: str | None = None) -> Results:
+    """Compute the figures of a finished study and write `results.json` and `results.md` to `out`.
+
+    Arguments: `command` repeats the study; folders by name alone.
+    """
     results = figures(study, read_scores(study, out))
+    results.settings["command"] = command
     results.write(out)
     text = f"{results.protocol}\n\n{verdict(results)}\n\n{table(results.metrics)}\n"
     atomic_write(Path(out) / "results.md", text.encode())

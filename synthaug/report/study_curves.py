@@ -34,7 +34,8 @@ def _panels(kind: str, real: Curves, arms: Sequence[Curves]) -> str:
     width = 7.6 if across > 2 else 3.8 * across
     with axes_of(width, 0.6 + rows * width / across, rows, across, shared=True) as (figure, panels):
         flat = list(panels.flat)
-        for axes, arm in zip(flat, arms, strict=False):
+        for place, (axes, arm) in enumerate(zip(flat, arms, strict=False)):
+            axes.tick_params(labelbottom=place + across >= len(arms))  # the lowest panel of each column
             if kind == "precision_recall":
                 axes.axhline(
                     real["present"] / (real["present"] + real["absent"]),
