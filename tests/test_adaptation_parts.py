@@ -11,7 +11,7 @@ from diffusers import DDPMScheduler
 
 from synthaug.adaptation import captions, latents
 from synthaug.adaptation.autoencoding import AutoencoderShape, build_autoencoder, power_distance
-from synthaug.adaptation.denoising import DiffusionRecipe, DiffusionRoute
+from synthaug.adaptation.denoising import DiffusionRecipe, DiffusionRoute, LogNormal, quantiles
 from synthaug.adaptation.latents import AugmentationRecipe
 from synthaug.adaptation.loop import LoopRecipe, draws, share
 from synthaug.adaptation.principal_components import fit, write_encoder
@@ -201,3 +201,22 @@ def test_the_loss_of_a_perfect_prediction_is_zero(prediction: str) -> None:
     assert float(route.loss("unet", batch, 0)[0]) > 0.1
     positives = stored[1::2].float().flatten(0, 1)
     assert all(any(torch.equal(z, known) for known in positives) for z in batch.latents)  # balance: x 1000
+
+
+def test_timesteps_are_uniform_or_log_normal_in_the_noise_level() -> None:
+    scheduler = DDPMScheduler(beta_schedule="scaled_linear", rescale_betas_zero_snr=True)
+    kept = scheduler.alphas_cumprod.double()
+    alpha, sigma = kept.sqrt(), (1 - kept).sqrt()
+    numbers = (torch.arange(100_000) + 0.5) / 100_000
+    uniform = torch.searchsorted(quantiles(alpha, sigma, None), numbers, right=True)
+    assert torch.equal(torch.bincount(uniform, minlength=1000), torch.full((1000,), 100))
+    shape = LogNormal(mean=-0.5, std=1.2, share=0.8)
+    drawn = torch.searchsorted(quantiles(alpha, sigma, shape), numbers, right=True)
+    assert int(drawn.max()) == 999  # pure noise is never left out
+    level = (sigma / alpha).log()
+    for bound in (-2.0, -0.5, 1.0):
+        # The share below a noise level, by the normal distribution's own integral.
+        below = 0.8 * 0.5 * (1 + math.erf((bound + 0.5) / 1.2 / math.sqrt(2))) + 0.2 * float(
+            (level <= bound).double().mean()
+        )
+        assert float((level[drawn] <= bound).double().mean()) == pytest.approx(below, abs=0.01)

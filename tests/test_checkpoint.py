@@ -227,8 +227,11 @@ def test_a_wrong_card_names_the_field(folder: Path, change: dict, message: str) 
 def test_card_goes_through_json() -> None:
     card = tiny_card(base=Base(name="a", sha256="b"))
     assert CheckpointCard.from_json(json.loads(json.dumps(card.to_json())), "here") == card
-    assert card.to_json()["schema"] == 1 and "license" not in str(card.to_json())
-    named = tiny_card(base=Base(name="a", sha256="b", license="openrail"), license="openrail")
+    assert card.to_json()["schema"] == 1
+    assert not {"license", "refused", "tokens"} & card.to_json().keys()
+    named = tiny_card(
+        base=Base(name="a", sha256="b", license="openrail"), license="openrail", refused={"edema": "why"}
+    )
     assert CheckpointCard.from_json(json.loads(json.dumps(named.to_json())), "here") == named
 
 

@@ -1,5 +1,6 @@
 """What `generate` is asked for: conditions, formats, settings, and bad input."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import yaml
 from generated import EFFUSION, content, draw
 
 from synthaug import images
+from synthaug.diffusion import load_checkpoint
 from synthaug.errors import (
     CheckpointError,
     LabelError,
@@ -15,6 +17,7 @@ from synthaug.errors import (
     UserError,
 )
 from synthaug.generation import GenerateRecipe, PlanEntry, generate
+from synthaug.generation.plan import make_recipe
 from synthaug.shards import ShardSet
 
 
@@ -140,3 +143,12 @@ def test_a_free_prompt_passes_through_with_any_label(tiny_checkpoint: Path, tmp_
     out = draw(tiny_checkpoint, tmp_path / "out", labels="edema", prompt="kerley lines", count=1)
     record, _ = ShardSet(out)[0]
     assert record.prompt == "kerley lines" and record.labels == {"edema": 1.0}
+
+
+def test_a_finding_that_is_refused_says_why(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    refusing = load_checkpoint(tiny_checkpoint)
+    refusing = replace(
+        refusing, card=refusing.card.model_copy(update={"refused": {"edema": "AUROC .71 only"}})
+    )
+    with pytest.raises(LabelError, match=r"does not offer it: AUROC \.71 only; it knows no_finding"):
+        make_recipe("edema", 1, None, None, None, None).resolved(refusing)

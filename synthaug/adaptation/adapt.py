@@ -166,6 +166,7 @@ def _run_facts(
         "precision": execution.precision or accelerator.mixed_precision,
         "optimizer": execution.optimizer,
         "processes": accelerator.num_processes,
+        "ema_length": execution.averaging.length,
     }
 
 

@@ -3,9 +3,10 @@
     L = E w(t) || f(a_t z + s_t e, t, text) - target ||^2
 
 with target e (epsilon) or a_t e - s_t z (v-prediction, Salimans and Ho 2022, arXiv:2202.00512), as the
-checkpoint's scheduler says; w is 1, or min-SNR (Hang et al. 2023, arXiv:2303.09556). Timesteps are stratified
-over the batch, which lowers the variance of the loss at no cost (Kingma et al. 2021, arXiv:2107.00630).
-Latents are scaled, `(B, C, h, w)`.
+checkpoint's scheduler says; w is 1, or min-SNR (Hang et al. 2023, arXiv:2303.09556). Timesteps are uniform, or part of
+them log-normal in the noise level s_t / a_t (Karras et al. 2022, EDM, arXiv:2206.00364), which puts work where detail is
+decided. They are stratified over the batch, which lowers the variance of the loss at no cost (Kingma et al. 2021,
+arXiv:2107.00630). Latents are scaled, `(B, C, h, w)`.
 
 Offset noise adds one normal number for each channel of a film to its noise, so that a model without zero-terminal
 SNR still learns to change the brightness of a whole film. A prior (Ruiz et al. 2023, DreamBooth, arXiv:2208.12242)
@@ -27,15 +28,28 @@ from transformers import PreTrainedTokenizerBase
 from synthaug.adaptation import captions
 from synthaug.adaptation.captions import CaptionRecipe
 from synthaug.adaptation.loop import LoopRecipe, draws, share
+from synthaug.recipes import Recipe
 from synthaug.record import Record
 
 KEPT_TEXTS = 20_000  # embeddings of a frozen text encoder that are kept; 77 x 768 floats are 0.24 MB
+
+
+class LogNormal(Recipe):
+    """Timesteps whose noise level sigma / alpha is log-normal: `mean` and `std` of its logarithm.
+
+    `share` of the timesteps are drawn so, the others uniformly: pure noise, where sampling begins, has to be learnt too.
+    """
+
+    mean: float
+    std: float = Field(gt=0)
+    share: float = Field(default=0.75, gt=0, le=1)
 
 
 class DiffusionRecipe(LoopRecipe):
     """One leg of training at one image size."""
 
     min_snr: float | None = Field(default=None, gt=0)
+    log_normal: LogNormal | None = None
     balance: dict[str, float] = Field(default_factory=dict)
 
 
@@ -129,6 +143,7 @@ class DiffusionRoute:
         self.steps = scheduler.config.num_train_timesteps
         kept = scheduler.alphas_cumprod.double()
         self.alpha, self.sigma = kept.sqrt().float(), (1 - kept).sqrt().float()
+        self.quantiles = quantiles(self.alpha, self.sigma, recipe.log_normal)
         self.prior, self.prior_weight = torch.tensor(list(prior), dtype=torch.long), prior_weight
         self.of_prior = round(recipe.batch_size * prior_share) if len(prior) else 0
         drawn = set(range(len(records)) if train is None else train) - set(prior)
@@ -169,7 +184,7 @@ class DiffusionRoute:
             latents = mean + deviation * torch.randn(mean.shape, generator=generator)
         noise = torch.randn(latents.shape, generator=generator)
         strata = (torch.arange(size) + torch.rand((), generator=generator)) / size
-        timesteps = (strata * self.steps).long()
+        timesteps = torch.searchsorted(self.quantiles, strata, right=True).clamp(max=self.steps - 1)
         texts = [self._caption(self.records[film], generator) for film in films.tolist()]
         if self.offset_noise:
             noise += self.offset_noise * torch.randn((*latents.shape[:2], 1, 1), generator=generator)
@@ -227,6 +242,16 @@ class DiffusionRoute:
         ratio = (alpha / sigma).square()
         divisor = ratio if self.prediction == "epsilon" else ratio + 1
         return ratio.clamp(max=self.recipe.min_snr) / divisor.clamp(min=1e-8)
+
+
+def quantiles(alpha: Tensor, sigma: Tensor, shape: LogNormal | None) -> Tensor:
+    """The share of timesteps up to and including each, (T,): what a uniform number is looked up in."""
+    steps = len(alpha)
+    uniform = torch.arange(1, steps + 1) / steps
+    if shape is None:
+        return uniform
+    level = ((sigma / alpha).double().log() - shape.mean) / shape.std
+    return (shape.share * torch.special.ndtr(level) + (1 - shape.share) * uniform).float()
 
 
 def film_weights(records: Sequence[Record], balance: Mapping[str, float]) -> Tensor:

@@ -280,6 +280,7 @@ class Distill(FineTuning):
             micro_batch=job.execution.micro_batch,
             half=job.execution.half,
             optimizer=job.execution.optimizer,
+            averaging=job.execution.averaging,
         )
         yield from self._train(training, route, pairs)
         training.finish()

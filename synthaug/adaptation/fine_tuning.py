@@ -143,6 +143,7 @@ class FineTuning(Run):
         return before.model_copy(
             update={
                 "findings": tuple(f for f in FINDINGS if f in {*known, *recipe.findings}),
+                "refused": {f: why for f, why in before.refused.items() if f not in recipe.findings},
                 "views": tuple(v for v in VIEWS if v in {*views, *recipe.views}),
                 "image_size": self.size,
                 "template": recipe.captions.template,
@@ -205,6 +206,7 @@ class FineTuning(Run):
                 job.execution.micro_batch,
                 job.execution.half,
                 job.execution.optimizer,
+                job.execution.averaging,
             )
             yield from self._train(training, route, out)
             training.finish()

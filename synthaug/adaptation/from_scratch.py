@@ -234,7 +234,16 @@ class FromScratch(Run):
         # The autoencoder's losses (spectra, an adversary) need float32 and stay with autocast.
         half = how.half and isinstance(route, DiffusionRoute)
         return Training(
-            route, recipe, home, identity, self.accelerator, None, how.micro_batch, half, how.optimizer
+            route,
+            recipe,
+            home,
+            identity,
+            self.accelerator,
+            None,
+            how.micro_batch,
+            half,
+            how.optimizer,
+            how.averaging,
         )
 
     def _advance(

@@ -28,6 +28,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from synthaug.adaptation import averages
+from synthaug.adaptation.averages import NONE_KEPT, Averaging
 from synthaug.adaptation.masters import MOMENTS, Masters, make_optimizer, moments, set_moments
 from synthaug.errors import DiskFullError, OutputFolderError, TrainingDivergedError, UserError
 from synthaug.recipes import Recipe, differences
@@ -91,6 +93,7 @@ class Training:
         micro_batch: films at once on a device; all of a process's share when None.
         half: let the networks hold bfloat16 weights while they learn; `finish` gives them back theirs.
         optimizer: "adamw" or "adamw8bit".
+        averaging: which averages are kept, and which one `averaged` gives.
 
     Raises:
         OutputFolderError: the folder holds the state of another run.
@@ -111,7 +114,9 @@ class Training:
         micro_batch: int | None = None,
         half: bool = False,
         optimizer: str = "adamw",
+        averaging: Averaging = NONE_KEPT,
     ):
+        self.averaging = averaging
         self.route, self.recipe, self.folder, self.identity = route, recipe, folder, dict(identity)
         self.accelerator, self.micro_batch = accelerator, micro_batch
         _check_processes(recipe.batch_size, accelerator.num_processes, half)
@@ -226,8 +231,14 @@ class Training:
             )
 
     def averaged(self, player: str) -> dict[str, Tensor]:
-        """The moving average of a player's trainable parameters, by name."""
-        return self.averages[player]
+        """The moving average of a player's trainable parameters, by name; of another length where one was asked for.
+
+        Raises:
+            UserError: no average of that length can be made.
+        """
+        if self.averaging.length is None:
+            return self.averages[player]
+        return averages.of_length(self.folder, player, self.averaging.length, self.recipe.ema, self.step)
 
     @contextmanager
     def swapped(self, player: str) -> Iterator[None]:
@@ -265,6 +276,8 @@ class Training:
         with open(partial, "rb") as file:
             os.fsync(file.fileno())
         os.replace(partial, self.folder / STATE)
+        if self.averaging.keep:
+            averages.keep(self.folder, self.step, self.averages)
 
     def _load(self) -> None:
         with safe_open(self.folder / STATE, "pt", device=str(self.accelerator.device)) as state:
@@ -292,7 +305,7 @@ class Training:
 
     @torch.no_grad()
     def _average(self, player: str) -> None:
-        decay = min(self.recipe.ema, (1 + self.step) / (10 + self.step))
+        decay = averages.decay(self.recipe.ema, self.step)
         weights = [p.detach() for p in self.masters[player].weights.values()]
         torch._foreach_lerp_(list(self.averages[player].values()), weights, 1 - decay)
 

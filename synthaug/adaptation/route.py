@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from pydantic import Field, field_validator
 
+from synthaug.adaptation.averages import NONE_KEPT, Averaging
 from synthaug.adaptation.films import Films, Storage, quarter_of_memory
 from synthaug.adaptation.loop import StepRecord
 from synthaug.datasets.base import Radiographs
@@ -79,6 +80,7 @@ class Execution:
         save_every: steps between saved states, sample grids and validation.
         max_steps: cut every training short, for a trial.
         part: of `from_scratch`: "autoencoder" or "unet" alone.
+        averaging: whether averages are kept at each saved state, and of which length the result's is.
     """
 
     device: str = "auto"
@@ -91,6 +93,7 @@ class Execution:
     save_every: int = 500
     max_steps: int | None = None
     part: str | None = None
+    averaging: Averaging = NONE_KEPT
 
     @property
     def half(self) -> bool:

@@ -91,6 +91,7 @@ class Vae(Run):
             job.accelerator,
             micro_batch=job.execution.micro_batch,
             optimizer=job.execution.optimizer,
+            averaging=job.execution.averaging,
         )
         steps = min(recipe.training.steps, job.execution.max_steps or recipe.training.steps)
         for record in training.run(job.execution.save_every, until=steps):

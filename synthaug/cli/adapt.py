@@ -35,6 +35,8 @@ def adapt(
     checkpointing: Annotated[bool, flags.Switch] = False,
     compile: Annotated[bool, flags.Switch] = False,
     film_memory: float | None = None,
+    keep_averages: Annotated[bool, flags.Switch] = False,
+    ema_length: float | None = None,
     overrides: flags.Overrides = None,
     skip_bad: flags.SkipBad = False,
 ) -> None:
@@ -83,6 +85,11 @@ def adapt(
         Compile the networks; pays after some hundred steps.
     film_memory
         GB that films may take in memory, by default a quarter of the machine's; beyond it they are mapped from disk.
+    keep_averages
+        Keep the moving average at each saved state, so that its length can be chosen after training.
+    ema_length
+        Take an average of this length, such as .05 or .1 of the steps, from those kept, in place of the recipe's own. A run
+        that is finished is written anew.
     """
     if compare:
         _compare(compare, out)
@@ -92,6 +99,7 @@ def adapt(
     if missing or recipe is None or data is None:
         raise UserError(f"adapt: {' and '.join(missing)} missing; see `synthaug adapt --help`")
     from synthaug.adaptation.adapt import adapt as run
+    from synthaug.adaptation.averages import Averaging
     from synthaug.adaptation.route import Execution
     from synthaug.adaptation.routes import load_recipe
     from synthaug.diffusion.sources import at_revision
@@ -117,6 +125,7 @@ def adapt(
         save_every=save_every,
         max_steps=max_steps,
         part=part,
+        averaging=Averaging(keep_averages, ema_length),
     )
     how: dict[str, Any] = {"model": model, "text_encoder": text_encoder, "patient_key": patient_key}
     how |= {"captions": _texts(captions, films, mend_captions), "execution": execution, "log_with": log_with}

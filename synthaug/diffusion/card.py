@@ -26,7 +26,8 @@ class CheckpointCard(BaseModel):
     """The facts of a checkpoint that its weights do not tell.
 
     Attributes:
-        findings: canonical names that the training prompts held, in vocabulary order.
+        findings: canonical names that the training prompts held and whose films are offered, in vocabulary order.
+        refused: finding -> why its films are not offered, though the training prompts held it.
         views: of "PA", "AP", "lateral": those that the training prompts held.
         image_size: side in pixels that the checkpoint was trained at.
         template: name of the prompt template (`synthaug.prompts.TEMPLATES`) that it was trained with.
@@ -45,6 +46,7 @@ class CheckpointCard(BaseModel):
 
     schema_: int = Field(default=SCHEMA, alias="schema")
     findings: tuple[str, ...]
+    refused: dict[str, str] = Field(default_factory=dict)
     views: tuple[str, ...] = ()
     image_size: int = Field(gt=0)
     template: str = "radiograph"
@@ -67,11 +69,11 @@ class CheckpointCard(BaseModel):
         return self
 
     def to_json(self) -> dict[str, Any]:
-        """The card as plain JSON values; without `tokens` where none were learnt, and without licences nobody named."""
+        """The card as plain JSON values; without what is empty: tokens, refusals, licences that nobody named."""
         values = self.model_dump(mode="json", by_alias=True)
         if self.base is not None and not self.base.license:
             del values["base"]["license"]
-        unsaid = [key for key in ("tokens", "license") if not values[key]]
+        unsaid = [key for key in ("refused", "tokens", "license") if not values[key]]
         return {key: value for key, value in values.items() if key not in unsaid}
 
     @classmethod

@@ -209,8 +209,10 @@ def _resolved(entry: PlanEntry, checkpoint: Checkpoint, negative_prompt: str) ->
             name for name, value in labels.items() if value == value and name not in checkpoint.findings
         ]
         if lacking:
+            reason = checkpoint.card.refused.get(lacking[0])
             raise LabelError(
-                f"--label {lacking[0]}: checkpoint {checkpoint.name} was not trained on it; "
+                f"--label {lacking[0]}: checkpoint {checkpoint.name} "
+                f"{f'does not offer it: {reason}' if reason else 'was not trained on it'}; "
                 f"it knows {', '.join(checkpoint.findings)}. Give another --model, or try --prompt TEXT"
             )
         if entry.view is not None and entry.view not in checkpoint.views:
