@@ -222,7 +222,7 @@ def _apart(training: Sequence[Any], unseen: Together | None) -> list[np.ndarray]
         return []
     sides = Together(training), unseen
     thumbnails = [side.images_array(THUMBNAIL, "squash") for side in sides]
-    if both := privacy.shared_films(*thumbnails, (sides[0].names, sides[1].names)):
+    if both := privacy.shared_films(thumbnails[0], thumbnails[1], (sides[0].names, sides[1].names)):
         raise DataError(
             f"privacy: {len(both)} pairs of films are both in the generator's films and among the unseen: "
             f"{'; '.join(map(str, both[:3]))}; take them out (`synthaug dedupe REAL --against GENERATOR_DATA`)"
