@@ -63,16 +63,15 @@ def calibrated(validation: np.ndarray, truth: np.ndarray, scores: np.ndarray) ->
 def _ordinates(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Sensitivity (r, points) over `GRID` and precision over its recalls, for weights (r, n) of the films."""
     order = np.argsort(-scores, kind="stable")
-    ends = np.flatnonzero(
-        np.diff(scores[order], append=np.nan) != 0
-    )  # films of one score are called together
+    # Films of one score are called together.
+    ends = np.flatnonzero(np.diff(scores[order], append=np.nan) != 0)
     cumulated = np.cumsum((weights * (labels == 1))[:, order], 1)[:, ends]
     others = np.cumsum((weights * (labels == 0))[:, order], 1)[:, ends]
     zero = np.zeros((len(weights), 1))
     recall = np.concatenate([zero, cumulated / cumulated[:, -1:]], 1)
     false = np.concatenate([zero, others / others[:, -1:]], 1)
     called = cumulated + others
-    # Before a replicate's first film there is no precision; the first that is called decides.
+    # Films that a replicate leaves out are not called; no recall of the grid is reached there.
     precision = np.divide(cumulated, called, out=np.zeros_like(called), where=called > 0)
     roc = np.stack([np.interp(GRID, x, y) for x, y in zip(false, recall, strict=True)])
     reached = np.stack([np.searchsorted(row, GRID[1:] - 1e-9) for row in recall[:, 1:]])
