@@ -1,9 +1,9 @@
 """The pictures of a checkpoint's page: contact sheet, sharpness beside real films, loss over its training.
 
-    python benchmarks/model_page.py --real NIH [--model embedded] [--count 100] [--part validation]
+    python benchmarks/model_page.py --real NIH [--model embedded] [--finding pleural_effusion ...] [--count 100] [--part validation]
         [--log TRAINING/log.jsonl ...] [--out model-page]
 
-Draws COUNT films of each finding and view (the same command resumes), prints their band power over that of real films of
+Draws COUNT films of each finding (by default all that the checkpoint offers) and view (the same command resumes), prints their band power over that of real films of
 the part, view by view, and writes `sheet.png`, `sharpness.png` and, from the logs of `synthaug adapt` in the order of their
 legs, `training.png`. No picture holds a real film.
 """
@@ -26,10 +26,10 @@ from synthaug.images import contact_sheet
 SIZE, SHOWN, SMOOTH = 256, 6, 50
 
 
-def draw(model: str, count: int, out: Path) -> dict[tuple[str, str], np.ndarray]:
+def draw(model: str, asked_for: list[str] | None, count: int, out: Path) -> dict[tuple[str, str], np.ndarray]:
     """(finding, view) -> films (count, 1, 256, 256), from one run."""
     card = load_checkpoint(model).card
-    asked = [(finding, view) for finding in card.findings for view in card.views]
+    asked = [(finding, view) for finding in asked_for or card.findings for view in card.views]
     plan = tuple(PlanEntry(labels={finding: 1.0}, view=view, count=count) for finding, view in asked)
     generate(recipe=GenerateRecipe(plan=plan, seed=500), model=model, out=out)
     films = SyntheticRadiographs(out).images_array(SIZE, "squash")
@@ -88,6 +88,7 @@ def main() -> None:
     )
     parser.add_argument("--real", required=True)
     parser.add_argument("--model", default="embedded")
+    parser.add_argument("--finding", nargs="+")
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--part", choices=("validation", "test"), default="validation")
     parser.add_argument("--log", type=Path, nargs="*", default=[])
@@ -97,7 +98,7 @@ def main() -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    drawn = draw(given.model, given.count, given.out / "films")
+    drawn = draw(given.model, given.finding, given.count, given.out / "films")
     real = {}
     for view in dict.fromkeys(view for _, view in drawn):
         part = RealRadiographs(given.real, split=given.part, splits_file="nih-sample", views=view, min_age=18)
