@@ -1,10 +1,10 @@
 """The pictures of a checkpoint's page: contact sheet, sharpness beside real films, loss over its training.
 
-    python benchmarks/model_page.py --real NIH [--model embedded] [--finding pleural_effusion ...] [--count 100] [--part validation]
-        [--log TRAINING/log.jsonl ...] [--out model-page]
+    python benchmarks/model_page.py --real NIH [--model embedded] [--finding pleural_effusion ...] [--count 100]
+        [--part validation] [--log TRAINING/log.jsonl ...] [--out model-page]
 
-Draws COUNT films of each finding (by default all that the checkpoint offers) and view (the same command resumes), prints their band power over that of real films of
-the part, view by view, and writes `sheet.png`, `sharpness.png` and, from the logs of `synthaug adapt` in the order of their
+Draws COUNT films of each finding (by default all that the checkpoint offers) and view (the same command resumes), prints
+their band power over that of real films of the part, view by view, and writes `sheet.png`, `sharpness.png` and, from the logs of `synthaug adapt` in the order of their
 legs, `training.png`. No picture holds a real film.
 """
 
