@@ -4,8 +4,8 @@
         [--part validation] [--log TRAINING/log.jsonl ...] [--out model-page]
 
 Draws COUNT films of each finding (by default all that the checkpoint offers) and view (the same command resumes), prints
-their band power over that of real films of the part, view by view, and writes `sheet.png`, `sharpness.png` and, from the logs of `synthaug adapt` in the order of their
-legs, `training.png`. No picture holds a real film.
+their band power over that of real films of the part, view by view, and writes `sheet.png`, `sharpness.png` and, from the logs
+of `synthaug adapt` in the order of their legs, `training.png`. No picture holds a real film.
 """
 
 import argparse
