@@ -40,6 +40,14 @@ class Comparison:
         """Our median over the peer's."""
         return statistics.median(self.ours) / statistics.median(self.theirs)
 
+    @property
+    def between(self) -> tuple[float, float]:
+        """The lowest and the highest ratio of a round; of any two rounds where these are not paired."""
+        if len(self.ours) == len(self.theirs):
+            ratios = [our / their for our, their in zip(self.ours, self.theirs, strict=True)]
+            return min(ratios), max(ratios)
+        return min(self.ours) / max(self.theirs), max(self.ours) / min(self.theirs)
+
 
 def spread(rates: Sequence[float]) -> str:
     """Median and range."""

@@ -1,12 +1,14 @@
 """Kill nodes and drivers of runs on Ray: every file must equal that of `--engine local`, nothing lost, nothing twice.
 
     python benchmarks/ray_kills.py --model CHECKPOINT [--trials 20] [--drivers 4] [--count 24] [--shard-size 4] [--seed 0]
+    python benchmarks/ray_kills.py --what cells [--trials 3] [--drivers 1]
 
 A cluster of a head without CPUs and three raylets of one CPU each. A trial kills a random raylet when a random number of
-films is done, in every second trial with all its processes, as a machine that loses power, and adds another raylet. Of the
-other trials, `--drivers` in number, each kills the driver at such a moment and starts the same command again.
-A small checkpoint keeps this short: `PYTHONPATH=. python tests/tiny_checkpoint.py FOLDER` writes one; many steps make its
-shards last. The cluster is this machine's alone (127.0.0.2), and its files go with it.
+films is done, in every second trial with all its processes, as a machine that loses power, and adds another raylet. After
+these, each of `--drivers` more kills the driver at such a moment and starts the same command again.
+A small checkpoint keeps this short: `PYTHONPATH=. python tests/tiny_checkpoint.py FOLDER` writes one; many `--steps` make its
+shards last. `--what cells` does the same with the demonstration of `synthaug benchmark`, cut to eight cells of which four train
+a small network. The cluster is this machine's alone (127.0.0.2), and its files go with it.
 """
 
 import argparse
@@ -17,6 +19,9 @@ import shutil
 import signal
 import tempfile
 import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,90 +34,200 @@ os.environ |= {
 
 import torch
 
+from synthaug.benchmark.study import DEMONSTRATION, Grid, StudyRecipe, open_study, run_study
 from synthaug.diffusion import load_checkpoint
-from synthaug.engines import open_engine
-from synthaug.generation import GenerateRecipe, Progress, generate, run
+from synthaug.engines import Engine, open_engine
+from synthaug.generation import generate, run
 from synthaug.generation.place import Place
 from synthaug.generation.plan import make_recipe
 from synthaug.shards import verify
 
 STORE = 80 << 20
 
+# What is done so far, and tasks begun anew since their worker died.
+Act = Callable[[int, int], None]
 
-def content(folder: Path) -> dict[str, bytes]:
-    """Every file of a finished folder; one that hides is no file of a run."""
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+@dataclass(frozen=True)
+class Films:
+    """A run of `generate`: its films count."""
+
+    model: str
+    count: int
+    shard_size: int
+    steps: int
+    unit = "films"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Of the recipe."""
+        return {"shard_size": self.shard_size, "num_inference_steps": self.steps}
+
+    def run(self, out: Path, engine: Engine | None, act: Act) -> None:
+        """In this process, or by the workers of an engine."""
+        checkpoint = load_checkpoint(self.model, "cpu")
+        recipe = make_recipe("pleural_effusion", self.count, None, None, None, None, **self.settings)
+        place = engine and Place(engine, self.model, "cpu", 1)
+        run(
+            recipe.resolved(checkpoint),
+            checkpoint,
+            out,
+            4,
+            lambda told: act(told.done, told.lost),
+            place=place,
+        )
+
+    def drive(self, out: Path, address: str, act: Act) -> None:
+        """As the command does."""
+        generate(
+            "pleural_effusion",
+            count=self.count,
+            model=self.model,
+            out=out,
+            batch_size=4,
+            threads=1,
+            device="cpu",
+            engine="ray",
+            address=address,
+            workers=1,
+            on_progress=lambda told: act(told.done, told.lost),
+            **self.settings,
+        )
+
+    def content(self, out: Path) -> dict[str, bytes]:
+        """Every file of a finished folder; one that hides is no file of a run."""
+        if faults := verify(out):
+            return {"faults": "\n".join(map(str, faults)).encode()}
+        return {path.name: path.read_bytes() for path in out.iterdir()}
+
+    def there(self, out: Path) -> str:
+        """What a driver that was killed has left."""
+        return f"{len(list(out.glob('*.tar')))} shards"
+
+
+@dataclass(frozen=True)
+class Cells:
+    """A study: its cells count."""
+
+    steps: int
+    count: int = 8
+    unit = "cells"
+
+    @property
+    def recipe(self) -> StudyRecipe:
+        """Two arms of two draws, frozen and in full."""
+        train = {
+            "arch": "test_resnet",
+            "image_size": 32,
+            "steps": self.steps,
+            "validate_every": self.steps // 4,
+        }
+        changes = {
+            "seeds": (0, 1),
+            "image_size": 32,
+            "extractor": "random:test_resnet",
+            "frozen": Grid(arms=("real", "synthetic"), sizes=(5,)),
+            "full": Grid(arms=("real", "pretrained"), sizes=(5,)),
+            "train": DEMONSTRATION.train.model_copy(update=train),
+        }
+        return DEMONSTRATION.model_copy(update=changes)
+
+    def run(self, out: Path, engine: Engine | None, act: Act) -> None:
+        """In this process, or by the workers of an engine."""
+        lost = 0
+        for step in run_study(open_study(recipe=self.recipe), out, "cpu", engine, 1):
+            lost += "begun anew" in step.note
+            act(step.done, lost)
+
+    def drive(self, out: Path, address: str, act: Act) -> None:
+        """As the command does."""
+        with open_engine("ray", address, 1) as engine:
+            self.run(out, engine, act)
+
+    def content(self, out: Path) -> dict[str, bytes]:
+        """Every cell."""
+        return {path.name: path.read_bytes() for path in (out / "cells").iterdir()}
+
+    def there(self, out: Path) -> str:
+        """What a driver that was killed has left."""
+        return f"{len(list(out.glob('cells/*.json')))} cells"
 
 
 def add_node(cluster: Any) -> Any:
     return cluster.add_node(num_cpus=1, wait=False, object_store_memory=STORE, node_ip_address="127.0.0.2")
 
 
-def kill_node(node: Any, all_of_it: bool) -> None:
-    """SIGKILL to a raylet, and to every process below it where the whole machine is to go."""
+def kill_node(node: Any, all_of_it: bool) -> list[Any]:
+    """SIGKILL to a raylet, and to every process below it where the whole machine is to go; the processes that were below."""
     import psutil
 
     raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
-    below = raylet.children(recursive=True) if all_of_it else []
-    for process in (raylet, *below):
-        process.send_signal(signal.SIGKILL)
+    below: list[Any] = raylet.children(recursive=True)
+    for process in (raylet, *(below if all_of_it else ())):
+        process.kill()
+    return below
 
 
 def node_trial(
+    work: Films | Cells,
     cluster: Any,
     nodes: list[Any],
-    recipe: GenerateRecipe,
-    checkpoint: Any,
-    place: Place,
+    engine: Engine,
     out: Path,
     at: int,
     victim: int,
     hard: bool,
-) -> Progress:
-    """One run that loses a raylet when `at` films are done and gets another one; its last progress."""
-    seen: list[Progress] = []
-    added: list[Any] = []
+) -> int:
+    """One run that loses a raylet when `at` films are done and gets another one; the tasks that were begun anew."""
+    import psutil
 
-    def act(progress: Progress) -> None:
-        seen.append(progress)
-        if progress.done >= at and not added:
-            kill_node(nodes.pop(victim), hard)
+    most, added, orphans = 0, list[Any](), list[Any]()
+
+    def act(done: int, lost: int) -> None:
+        nonlocal most
+        most = max(most, lost)
+        if done >= at and not added:
+            orphans.extend(kill_node(nodes.pop(victim), hard))
             added.append(add_node(cluster))  # here: Ray starts nodes in the main thread only
 
-    run(recipe, checkpoint, out, 4, act, place=place)
+    work.run(out, engine, act)
     nodes += added
-    return seen[-1]
+    for process in orphans:  # workers without a raylet stay for minutes; the next trial needs their memory
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    return most
 
 
-def drive(address: str, model: str, out: Path, settings: dict[str, Any], at: int | None) -> None:
+def drive(address: str, work: Films | Cells, out: Path, at: int | None) -> None:
     """A driver; it kills itself when `at` films are done."""
 
-    def act(progress: Progress) -> None:
-        if at is not None and progress.done >= at:
+    def act(done: int, lost: int) -> None:
+        if at is not None and done >= at:
             os.kill(os.getpid(), signal.SIGKILL)
 
     torch.set_num_threads(1)
-    generate(
-        "pleural_effusion", model=model, out=out, engine="ray", address=address, on_progress=act, **settings
-    )
+    work.drive(out, address, act)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", required=True)
+    parser.add_argument("--what", choices=("films", "cells"), default="films")
+    parser.add_argument("--model")
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--drivers", type=int, default=4)
     parser.add_argument("--count", type=int, default=24)
     parser.add_argument("--shard-size", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=16)
+    parser.add_argument("--steps", type=int, help="of a film (16) or of a network's training (120)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    if options.what == "films" and not options.model:
+        parser.error("films need --model CHECKPOINT")
     from ray.cluster_utils import Cluster
 
     torch.set_num_threads(1)
-    chance, processes, wrong, lost, late = (
+    chance, processes, wrong, begun_anew, late = (
         random.Random(options.seed),
         multiprocessing.get_context("forkserver"),
         [],
@@ -120,14 +235,14 @@ def main() -> int:
         0,
     )
     # A process that has spoken to Ray cannot be forked; the server that forks drivers never does, and has imported all.
-    processes.set_forkserver_preload(["ray", "synthaug.generation"])
-    settings = {"shard_size": options.shard_size, "num_inference_steps": options.steps}
-    checkpoint = load_checkpoint(options.model, "cpu")
-    recipe = make_recipe("pleural_effusion", options.count, None, None, None, None, **settings)
-    recipe = recipe.resolved(checkpoint)
+    processes.set_forkserver_preload(["ray", "synthaug.generation", "synthaug.benchmark.study"])
+    work: Films | Cells = Cells(options.steps or 120)
+    if options.what == "films":
+        work = Films(options.model, options.count, options.shard_size, options.steps or 16)
     with tempfile.TemporaryDirectory(prefix="k") as name:
         start = time.monotonic()
-        expected = content(run(recipe, checkpoint, Path(name) / "local", 4))
+        work.run(Path(name) / "local", None, lambda done, lost: None)
+        expected = work.content(Path(name) / "local")
         print(f"local: {time.monotonic() - start:.1f} s, {len(expected)} files", flush=True)
         head = {
             "num_cpus": 0,
@@ -141,55 +256,41 @@ def main() -> int:
         try:
             nodes = [add_node(cluster) for _ in range(3)]
             with open_engine("ray", cluster.address) as engine:
-                place = Place(engine, options.model, "cpu", 1)
-                run(recipe, checkpoint, Path(name) / "warm", 4, place=place)
+                work.run(Path(name) / "warm", engine, lambda done, lost: None)
                 for trial in range(options.trials):
-                    out, at = Path(name) / f"trial-{trial}", chance.randrange(1, options.count * 3 // 4)
+                    out, at = Path(name) / f"trial-{trial}", chance.randrange(1, work.count * 3 // 4)
                     begun, hard = time.monotonic(), bool(trial % 2)
-                    last = node_trial(
-                        cluster, nodes, recipe, checkpoint, place, out, at, chance.randrange(3), hard
-                    )
-                    equal = content(out) == expected and not verify(out)
+                    lost = node_trial(work, cluster, nodes, engine, out, at, chance.randrange(3), hard)
+                    equal = work.content(out) == expected
                     wrong += [] if equal else [f"trial-{trial}"]
-                    lost, late = lost + last.lost, late + (last.lost == 0)
+                    begun_anew, late = begun_anew + lost, late + (lost == 0)
                     print(
-                        f"trial {trial}: {'node' if hard else 'raylet'} killed at {at} films, {last.lost} shards begun anew, "
+                        f"trial {trial}: {'node' if hard else 'raylet'} killed at {at} {work.unit}, {lost} begun anew, "
                         f"{time.monotonic() - begun:.0f} s; {'equal' if equal else 'UNEQUAL'}",
                         flush=True,
                     )
                     shutil.rmtree(out)
-            more = settings | {
-                "count": options.count,
-                "batch_size": 4,
-                "threads": 1,
-                "device": "cpu",
-                "workers": 1,
-            }
             for trial in range(options.drivers):
-                out, at = Path(name) / f"driver-{trial}", chance.randrange(1, options.count)
-                process = processes.Process(
-                    target=drive, args=(cluster.address, options.model, out, more, at)
-                )
+                out, at = Path(name) / f"driver-{trial}", chance.randrange(1, work.count)
+                process = processes.Process(target=drive, args=(cluster.address, work, out, at))
                 process.start()
                 process.join()
-                shards = len(list(out.glob("*.tar")))
-                again = processes.Process(
-                    target=drive, args=(cluster.address, options.model, out, more, None)
-                )
+                there = work.there(out)
+                again = processes.Process(target=drive, args=(cluster.address, work, out, None))
                 again.start()
                 again.join()
-                equal = content(out) == expected and not verify(out) and process.exitcode == -9
+                equal = work.content(out) == expected and process.exitcode == -9
                 wrong += [] if equal else [f"driver-{trial}"]
                 print(
-                    f"driver {trial}: killed at {at} films, {shards} shards there; {'equal' if equal else 'UNEQUAL'}",
+                    f"driver {trial}: killed at {at} {work.unit}, {there} there; {'equal' if equal else 'UNEQUAL'}",
                     flush=True,
                 )
                 shutil.rmtree(out)
         finally:
             cluster.shutdown()
     print(
-        f"{options.trials} node trials ({lost} shards begun anew; in {late} the worker ended its shard all the same or had "
-        f"none), {options.drivers} driver trials; {len(wrong)} unequal {wrong or ''}"
+        f"{options.trials} node trials ({begun_anew} tasks begun anew; in {late} the worker ended its task all the same or "
+        f"had none), {options.drivers} driver trials; {len(wrong)} unequal {wrong or ''}"
     )
     return bool(wrong)
 

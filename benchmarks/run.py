@@ -1,45 +1,32 @@
 """Every comparison of speed with its named peer, in turn: a table in RESULTS.md and one figure.
 
     python benchmarks/run.py [--data NIH] [--only generate --only loader] [--quick]
+    python benchmarks/run.py --only detector --with "--steps 8 --rounds 2"
 
 Rows run one after another in this process, each by the script that also runs alone. The table goes between the markers of
-benchmarks/RESULTS.md, the figure to docs/speed.png. `--quick` runs each row at its smallest and writes both into `--out`
-(required then): it shows that everything runs, its figures say nothing. Rows that need a GPU where there is none
-stand in the table as not run, with the reason; a row that fails does not stop the others, and the exit code is 1.
+benchmarks/RESULTS.md, the figure to docs/speed.png, and what was measured to benchmarks/speed.json, so that rows that were run
+before stay in both when `--only` runs others. `--with` gives the script of one row further arguments. `--quick` runs each row at
+its smallest and writes all into `--out` (required then): it shows that everything runs, its figures say nothing. Rows that need
+a GPU where there is none stand in the table as not run, with the reason; a row that fails does not stop the others, and the
+exit code is 1.
 """
 
 import argparse
 import importlib
-import os
-import platform
+import shlex
 import sys
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
-from comparison import Comparison, parser, spread
-
-from synthaug import __version__
-from synthaug.diffusion.device import processor_has_bfloat16, usable_processors
+from comparison import Comparison, parser
+from speed_table import Outcome, busy, draw, hardware, load, merged, save, table, write
 
 HERE = Path(__file__).parent
-BEGIN, END = "<!-- speed: written by benchmarks/run.py -->", "<!-- speed: end -->"
-VERSIONS = (
-    "torch",
-    "diffusers",
-    "transformers",
-    "timm",
-    "webdataset",
-    "Pillow",
-    "faiss-cpu",
-    "scipy",
-    "numpy",
-)
 
 
 @dataclass(frozen=True)
@@ -118,123 +105,41 @@ ROWS = (
 )
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a row: comparisons, or in words why there are none."""
-
-    row: Row
-    comparisons: tuple[Comparison, ...] = ()
-    reason: str = ""
-    failed: bool = False
-
-
-def measure(row: Row, given: argparse.Namespace) -> Outcome:
+def measure(row: Row, given: argparse.Namespace, command: str = "") -> Outcome:
     """Run one row; what it raises becomes its reason."""
     if reason := row.missing(given):
-        return Outcome(row, reason=f"not run: {reason}")
+        return Outcome(row.name, reason=f"not run: {reason}", hardware=hardware())
     threads = torch.get_num_threads()
+    comparisons: tuple[Comparison, ...] = ()
+    reason, failed = "", False
     try:
         script = importlib.import_module(row.script)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the peers
-            asked = script.arguments([*(row.quick if given.quick else row.full), *row.more(given)])
-            return Outcome(row, tuple(script.compare(asked)))
+            asked = [*(row.quick if given.quick else row.full), *row.more(given), *shlex.split(given.more)]
+            comparisons = tuple(script.compare(script.arguments(asked)))
     except (Exception, SystemExit) as error:
-        return Outcome(
-            row, reason=f"failed: {' '.join(str(error).split())[-200:] or type(error).__name__}", failed=True
-        )
+        reason, failed = f"failed: {' '.join(str(error).split())[-200:] or type(error).__name__}", True
     finally:
         torch.set_num_threads(threads)
-
-
-def table(outcomes: list[Outcome], command: str) -> str:
-    """The section of RESULTS.md."""
-    lines = [
-        f"`{command}`, {date.today().isoformat()}, synthaug {__version__}. {hardware()}. Medians (ranges) over the rounds,",
-        "in turns with the peer; ratio above 1: synthaug is faster.",
-        "",
-        "| work | synthaug | peer | its rate | ratio | setting |",
-        "|---|---|---|---|---|---|",
-    ]
-    for outcome in outcomes:
-        for one in outcome.comparisons:
-            cells = [
-                one.what,
-                f"{spread(one.ours)} {one.unit}",
-                one.peer,
-                spread(one.theirs),
-                f"{one.ratio:.2f}",
-            ]
-            lines.append("| " + " | ".join([*cells, one.setting]) + " |")
-        if outcome.reason:
-            lines.append(f"| {outcome.row.name} | {outcome.reason} | | | | |")
-    return "\n".join(lines)
-
-
-def versioned(name: str) -> str:
-    """A package with its version, or that it is not here."""
-    try:
-        return f"{name} {version(name)}"
-    except PackageNotFoundError:
-        return f"no {name}"
-
-
-def hardware() -> str:
-    """Processor, threads, GPU and versions, in one sentence."""
-    model = platform.processor() or platform.machine()
-    try:
-        names = [
-            line.partition(":")[2].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if "model name" in line
-        ]
-        model = names[0] if names else model
-    except OSError:
-        pass
-    parts = [model, f"{usable_processors()} processors, {torch.get_num_threads()} threads"]
-    parts += ["bf16" if processor_has_bfloat16() else "no bf16"]
-    parts += [torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"]
-    parts += [f"load {os.getloadavg()[0]:.1f} at the end"] if hasattr(os, "getloadavg") else []
-    return "; ".join([*parts, ", ".join(map(versioned, VERSIONS))])
-
-
-def write(section: str, results: Path) -> None:
-    """Put the section between the markers, or at the end of a file without them."""
-    text = results.read_text(encoding="utf-8") if results.exists() else ""
-    if BEGIN not in text:
-        text = f"{text.rstrip()}\n\n## Speed beside named peers\n\n{BEGIN}\n{END}\n".lstrip()
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    results.write_text(f"{before}{BEGIN}\n\n{section}\n\n{END}{after}", encoding="utf-8")
-
-
-def draw(outcomes: list[Outcome], path: Path) -> None:
-    """The ratios as bars, on a logarithmic axis."""
-    from matplotlib.figure import Figure
-
-    found = [one for outcome in outcomes for one in outcome.comparisons][::-1]
-    figure = Figure(figsize=(7, 0.8 + 0.4 * len(found)), layout="constrained")
-    axes = figure.subplots()
-    axes.barh([f"{one.what} / {one.peer}" for one in found], [one.ratio for one in found], log=True)
-    for place, one in enumerate(found):
-        axes.text(one.ratio, place, f" {one.ratio:.2g}", va="center")
-    axes.axvline(1, color="black", linewidth=1)
-    axes.set(xlabel="speed of synthaug over that of the peer")
-    axes.margins(x=0.15)
-    figure.savefig(path, dpi=120)
+    today = date.today().isoformat()
+    return Outcome(row.name, comparisons, reason, failed, command, today, busy(), hardware())
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     given = parser(__doc__)
     given.add_argument("--quick", action="store_true", help="every row at its smallest, into --out")
     given.add_argument(
-        "--out", type=Path, help="folder for RESULTS.md and speed.png instead of the repository's"
+        "--out", type=Path, help="folder for RESULTS.md, speed.png and speed.json instead of the repository's"
     )
     given.add_argument("--data", type=Path, help="real films for the detector's row; drawn ones without it")
     given.add_argument(
         "--only", action="append", choices=[row.name for row in ROWS], help="this row; repeatable"
     )
+    given.add_argument("--with", dest="more", default="", help="further arguments of the one row of --only")
     made = given.parse_args(argv)
+    if made.more and len(made.only or ()) != 1:
+        given.error("--with: arguments are those of one row; name it with --only")
     if made.quick and made.out is None:
         given.error("--quick: its figures say nothing; give --out FOLDER")
     return made
@@ -243,23 +148,28 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     given = arguments(argv)
     sys.path.insert(0, str(HERE))
-    outcomes = []
+    command, outcomes = (
+        shlex.join(["python", "benchmarks/run.py", *(sys.argv[1:] if argv is None else argv)]),
+        [],
+    )
     for row in ROWS:
         if given.only and row.name not in given.only:
             continue
         begun = time.perf_counter()
-        outcomes.append(measure(row, given))
+        outcomes.append(measure(row, given, command))
         what = outcomes[-1].reason or ", ".join(
             f"{one.ratio:.2f} x {one.peer}" for one in outcomes[-1].comparisons
         )
         print(f"{row.name}: {what} ({time.perf_counter() - begun:.1f} s)", flush=True)
-    command = " ".join(["python benchmarks/run.py", *(argv if argv is not None else sys.argv[1:])])
-    results = HERE / "RESULTS.md" if given.out is None else given.out / "RESULTS.md"
-    figure = HERE.parent / "docs" / "speed.png" if given.out is None else given.out / "speed.png"
-    results.parent.mkdir(parents=True, exist_ok=True)
-    write(table(outcomes, command), results)
-    draw(outcomes, figure)
-    print(f"{results} and {figure}: written")
+    results, figure, store = HERE / "RESULTS.md", HERE.parent / "docs" / "speed.png", HERE / "speed.json"
+    if given.out is not None:
+        given.out.mkdir(parents=True, exist_ok=True)
+        results, figure, store = (given.out / path.name for path in (results, figure, store))
+    whole = merged(load(store), outcomes, [row.name for row in ROWS])
+    save(store, whole)
+    write(table(whole), results)
+    draw(whole, figure)
+    print(f"{results}, {figure} and {store}: written")
     return int(any(outcome.failed for outcome in outcomes))
 
 

@@ -4,8 +4,9 @@
         [--count 100] [--part validation] [--finding pleural_effusion] [--model embedded] [--detector embedded]
         [--extractor imagenet] [--out sampler-settings]
 
-A setting is STEPS:GUIDANCE, with /N for coarse features at every N-th step only, and with @MODEL for another checkpoint than
---model (a student of few steps, with the scheduler of its card). The first is what the others are compared with, by default the
+A setting is STEPS:GUIDANCE, with ,FROM-TO for guidance in this part of the steps only (0 is the noisy end), /N for coarse
+features at every N-th step only, and @MODEL for another checkpoint than --model (a student of few steps, with the scheduler of
+its card), in this order: 40:8,0.1-0.8/2@STUDENT. The first is what the others are compared with, by default the
 checkpoint's own beside the 50 steps and the guidance 7.5 of diffusers' pipeline. Each draws COUNT films with the finding and
 COUNT without, noises not shared between the two (the same command resumes). Prints, setting by setting: accuracy and AUROC of the
 detector, shuffled labels as the control; KID, coverage and density beside real films of the part, with their floors
@@ -37,26 +38,36 @@ SIZE = 256
 
 
 class Setting(NamedTuple):
-    """One way to draw; `text` is how it was asked for."""
+    """One way to draw; `text` is how it was asked for, `arm` in words."""
 
     text: str
+    arm: str
     steps: int
     scale: float
+    guided: tuple[float, float] | None
     feature_interval: int
     model: str
 
 
 def parsed(text: str, model: str) -> Setting:
-    """STEPS:GUIDANCE[/N][@MODEL].
+    """STEPS:GUIDANCE[,FROM-TO][/N][@MODEL]; without FROM-TO, where the checkpoint says.
 
     Raises:
         SystemExit: something else.
     """
-    found = re.fullmatch(r"(\d+):([\d.]+)(?:/(\d+))?(?:@(.+))?", text)
+    found = re.fullmatch(r"(\d+):([\d.]+)(?:,([\d.]+)-([\d.]+))?(?:/(\d+))?(?:@(.+))?", text)
     if found is None:
-        raise SystemExit(f"--setting {text}: expected STEPS:GUIDANCE[/N][@MODEL]")
-    steps, scale, interval, other = found.groups()
-    return Setting(text, int(steps), float(scale), int(interval or 1), other or model)
+        raise SystemExit(f"--setting {text}: expected STEPS:GUIDANCE[,FROM-TO][/N][@MODEL]")
+    steps, scale, begin, end, interval, other = found.groups()
+    guided = (float(begin), float(end)) if begin else None
+    words = [
+        f"{steps} steps",
+        f"guided from {begin} to {end}" if begin else "",
+        f"features /{interval}" if interval else "",
+    ]
+    words += [other or "", f"guidance {float(scale):g}"]
+    arm = ", ".join(filter(None, words))
+    return Setting(text, arm, int(steps), float(scale), guided, int(interval or 1), other or model)
 
 
 def settings_of(texts: list[str] | None, model: str) -> list[Setting]:
@@ -69,7 +80,7 @@ def settings_of(texts: list[str] | None, model: str) -> list[Setting]:
 def drawn(setting: Setting, label: str, count: int, seed: int, out: Path) -> float:
     """Draw or resume the films of one label; seconds that it took."""
     how = {"num_inference_steps": setting.steps, "guidance_scale": setting.scale, "seed": seed}
-    how["feature_interval"] = setting.feature_interval
+    how |= {"feature_interval": setting.feature_interval, "guidance_interval": setting.guided}
     begun = time.perf_counter()
     generate(recipe=make_recipe([label], count, None, None, None, None, **how), model=setting.model, out=out)
     return time.perf_counter() - begun
@@ -100,7 +111,7 @@ def main() -> None:
     first: np.ndarray | None = None
     metrics: list[Metric] = []
     for setting in settings_of(given.setting, given.model):
-        arm, folders, seconds = setting.text, [], 0.0
+        arm, folders, seconds = setting.arm, [], 0.0
         for seed, label in enumerate(labels):
             out = given.out / f"{re.sub(r'[^0-9A-Za-z.]+', '-', setting.text)}-{label}"
             seconds += drawn(setting, label, given.count, seed, out)

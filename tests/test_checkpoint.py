@@ -78,6 +78,20 @@ def test_saving_again_gives_the_same_bytes_and_replaces_the_old(
     assert ours == theirs
 
 
+def test_what_a_tokenizer_was_asked_last_is_not_saved(tmp_path: Path) -> None:
+    parts = tiny_parts()
+    unused = save_checkpoint(tmp_path / "unused", **parts, card=tiny_card())
+    backend = parts["tokenizer"].backend_tokenizer
+    parts["tokenizer"](["clear"], padding="max_length", truncation=True, max_length=9)
+    asked = backend.padding, backend.truncation
+    assert asked[0]["length"] == asked[1]["max_length"] == 9
+    used = save_checkpoint(tmp_path / "used", **parts, card=tiny_card())
+    assert (backend.padding, backend.truncation) == asked, "the caller's tokenizer is left as it is"
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        assert (used / "tokenizer" / name).read_bytes() == (unused / "tokenizer" / name).read_bytes()
+    assert load_checkpoint(used, "cpu").sha256 == load_checkpoint(unused, "cpu").sha256
+
+
 def test_weights_are_in_shards_that_diffusers_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "SHARD_SIZE", "60KB")
     save_checkpoint(tmp_path / "c", **tiny_parts(), card=tiny_card())

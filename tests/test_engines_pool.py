@@ -234,6 +234,13 @@ def test_generate_on_workers_equals_generate_here_whatever_dies(
     assert seen[-1].done == seen[-1].total == 10 and ray.dead
 
 
+def test_the_worker_that_tried_the_device_draws_too(
+    ray: DrawnRay, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    draw(tiny_checkpoint, tmp_path / "out", engine="ray")
+    assert len(ray.actors) == 3, "one a node, and each began once"
+
+
 def test_workers_say_what_is_wrong_with_their_checkpoint_or_folder(
     ray: DrawnRay, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

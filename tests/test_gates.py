@@ -13,12 +13,12 @@ from synthaug import cli, images
 from synthaug.detection.detector import DetectorConfig, build_detector
 from synthaug.errors import FailureError, LabelError, UnknownNameError, UserError
 from synthaug.generation import GenerateRecipe, PlanEntry, generate
+from synthaug.generation.duplicates import Fingerprints, fingerprint
 from synthaug.generation.gates import (
     GateRecipe,
     Gates,
     Judge,
     Rejection,
-    fingerprint,
     of_record,
     parse_gates,
     rates,
@@ -26,6 +26,7 @@ from synthaug.generation.gates import (
 from synthaug.shards import ShardSet, verify
 
 room = sys.modules["synthaug.generation.drawing"]
+gated_room = sys.modules["synthaug.generation.gated"]
 EFFUSION = "pleural_effusion"
 
 
@@ -214,6 +215,62 @@ def test_duplicates_are_found_across_shards(
     )
     lines = [json.loads(line) for line in (out / "rejected.jsonl").read_text().splitlines()]
     assert [(line["key"], line["index"], line["gate"]) for line in lines] == [("000000007", 7, "duplicate")]
+
+
+@pytest.mark.parametrize("format", ["png", "jpeg"])
+def test_earlier_shards_are_read_once_and_only_where_they_were_there(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str
+) -> None:
+    """Twelve shards of two films; the first candidates of places 4 and 23 are drawn as the first film was."""
+    real, read, rows = room.sample, list[str](), list[np.ndarray]()
+    encoded, most_alike = gated_room.encoded, Fingerprints.most_alike
+
+    def repeating(checkpoint, prompts, noises, *args, **kwargs):
+        noises = [(seed, 0 if index in (4, 23) else index) for seed, index in noises]
+        return real(checkpoint, prompts, noises, *args, **kwargs)
+
+    def reading(folder, entries):
+        read.extend(entry.name for entry in entries)
+        return encoded(folder, entries)
+
+    def comparing(known, row):
+        rows[:] = [known._room[: len(known)].copy()]
+        return most_alike(known, row)
+
+    monkeypatch.setattr(room, "sample", repeating)
+    monkeypatch.setattr(gated_room, "encoded", reading)
+    monkeypatch.setattr(Fingerprints, "most_alike", comparing)
+    limits = GateRecipe(names=("duplicate",), most_alike=0.9999)
+    recipe = GenerateRecipe(
+        plan=(PlanEntry(labels={EFFUSION: 1.0}, count=24),), seed=5, shard_size=2, gates=limits, format=format
+    )
+    how = {"labels": None, "recipe": recipe, "gates": (), "judge": None, "count": None}
+    how |= {"shard_size": None, "batch_size": 2}
+    out = draw(tiny_checkpoint, tmp_path / "out", **how)
+    whole, compared = content(out), rows[0]
+    lines = [json.loads(line) for line in (out / "rejected.jsonl").read_text().splitlines()]
+    assert [(line["key"], line["index"]) for line in lines] == [("000000004", 4), ("000000023", 23)]
+    assert read == [] and len(compared) == 23
+    for lost in (5, 11):
+        (out / f"shard-{lost:06d}.tar").unlink()
+    assert content(draw(tiny_checkpoint, out, **how)) == whole
+    assert sorted(read) == [f"shard-{number:06d}.tar" for number in range(11) if number != 5]
+    assert np.array_equal(rows[0], compared)
+
+
+def test_fingerprints_grow_and_are_cut_and_arranged() -> None:
+    rng = np.random.default_rng(0)
+    films = rng.integers(0, 256, (300, 8, 8), dtype=np.uint8)
+    rows, known = np.stack([fingerprint(film) for film in films]), Fingerprints()
+    assert known.most_alike(rows[0]) == -1
+    for row in rows:
+        known.add(row)
+    assert len(known) == 300 and known.most_alike(rows[299]) == pytest.approx(1)
+    known.arrange(298, np.array([1, 0]))
+    known.cut(299)
+    known.cut(400)
+    assert len(known) == 299 and known.most_alike(rows[299]) == pytest.approx(1)
+    assert known.most_alike(rows[298]) == pytest.approx((rows[np.arange(300) != 298] @ rows[298]).max())
 
 
 def test_a_place_that_no_candidate_fills_is_named(tiny_checkpoint: Path, tmp_path: Path) -> None:

@@ -278,7 +278,7 @@ def save_checkpoint(
         with quiet():
             half.save_pretrained(partial / component, max_shard_size=SHARD_SIZE)
         _forget_origin(partial / component / "config.json")
-    tokenizer.save_pretrained(partial / "tokenizer")
+    _as_made(tokenizer).save_pretrained(partial / "tokenizer")
     scheduler.save_pretrained(partial / "scheduler")
     (folder / INDEX).unlink(missing_ok=True)
     for path in partial.rglob("*.safetensors"):
@@ -324,6 +324,15 @@ def save_as_saved(folder: str | Path, checkpoint: Checkpoint) -> Path:
         make_scheduler(checkpoint.scheduler_config),
         checkpoint.card,
     )
+
+
+def _as_made(tokenizer: Any) -> Any:
+    """A copy without the padding and truncation of its last call, which would be written into `tokenizer.json`."""
+    clean = copy.deepcopy(tokenizer)
+    if clean.is_fast:  # the others keep none
+        clean.backend_tokenizer.no_padding()
+        clean.backend_tokenizer.no_truncation()
+    return clean
 
 
 def _forget_origin(config: Path) -> None:

@@ -129,11 +129,11 @@ class Local:
 
 
 def only_result(events: Iterable[Event]) -> Any:
-    """The result of the one task of a run."""
-    for event in events:
-        if isinstance(event, Done):
-            return event.result
-    raise RuntimeError("a run without a task")
+    """The result of the one task of a run, which is followed to its end: workers of one that is broken off are ended."""
+    results = [event.result for event in events if isinstance(event, Done)]
+    if len(results) != 1:
+        raise RuntimeError(f"a run of {len(results)} tasks, expected one")
+    return results[0]
 
 
 def open_engine(

@@ -19,6 +19,7 @@ from synthaug.diffusion import Checkpoint, Settings, load_checkpoint, resolve, s
 from synthaug.diffusion.device import choose_device, dtype_name
 from synthaug.engines import Work
 from synthaug.errors import CheckpointError, ClusterError, OutOfMemoryError, OutputFolderError
+from synthaug.generation.duplicates import Fingerprints
 from synthaug.generation.execution import (
     EXECUTION,
     Execution,
@@ -29,7 +30,7 @@ from synthaug.generation.execution import (
     versions,
 )
 from synthaug.generation.folder import RECIPE
-from synthaug.generation.gated import batches
+from synthaug.generation.gated import Earlier, batches
 from synthaug.generation.gates import Judge, Rejection
 from synthaug.generation.plan import KEY, GenerateRecipe
 from synthaug.generation.writing import ShardWriter, own_folder, publish
@@ -236,7 +237,7 @@ class Drawing:
             raise OutputFolderError(
                 f"{self.folder}: not seen here; --out must be a folder that all workers share, or the URL of a store"
             )
-        ready: list[Artist] = []
+        ready, earlier = list[Artist](), Earlier(self.folder)
 
         def work(task: ShardTask) -> Generator[int, None, Written]:
             places = self.artist.recipe.shard(task.number)
@@ -246,12 +247,15 @@ class Drawing:
             if not ready:
                 ready.append(self.artist.ready())
             with running(self.execution):
-                entry = yield from self._write(ready[0], task, places)
+                entry = yield from self._write(ready[0], task, places, earlier.of(task.before))
+            earlier.written()
             return Written(entry, entry.count)
 
         return work
 
-    def _write(self, artist: Artist, task: ShardTask, places: range) -> Generator[int, None, ShardEntry]:
+    def _write(
+        self, artist: Artist, task: ShardTask, places: range, earlier: Fingerprints
+    ) -> Generator[int, None, ShardEntry]:
         """Draw and write one shard; yields how many of its films are drawn."""
         rejected: dict[int, list[Rejection]] = {}
         films = batches(
@@ -260,8 +264,7 @@ class Drawing:
             self.execution.batch_size,
             artist.draw,
             rejected,
-            self.folder,
-            task.before,
+            earlier,
             self.judge,
         )
         with own_folder(self.folder) as own:

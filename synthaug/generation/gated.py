@@ -6,12 +6,40 @@ from pathlib import Path
 import numpy as np
 
 from synthaug import images
+from synthaug.generation.duplicates import Fingerprints, fingerprint
 from synthaug.generation.folder import encoded
-from synthaug.generation.gates import Gates, Judge, Rejection, exhausted, fingerprint
+from synthaug.generation.gates import Gates, Judge, Rejection, exhausted
 from synthaug.generation.plan import KEY, GenerateRecipe
 from synthaug.shards import ShardEntry
 
 Draw = Callable[[Sequence[int], Sequence[int]], np.ndarray]
+
+
+class Earlier:
+    """Fingerprints of the films before the shard that is drawn, where there is a gate that compares them.
+
+    A shard that lies there is read once; of one that is drawn now, the gate has seen the films. Both leave the same rows in
+    the same order, so that what is accepted does not depend on interruptions.
+
+    Args:
+        folder: where the shards lie.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self._folder, self._films, self._ends = folder, Fingerprints(), [0]
+
+    def of(self, before: Sequence[ShardEntry]) -> Fingerprints:
+        """Those of these shards, the first of the run, in the order of their films; the gate adds to them."""
+        self._films.cut(self._ends[-1])  # what a shard that came to nothing has left
+        for entry in before[len(self._ends) - 1 :]:
+            for data in encoded(self._folder, [entry]):
+                self._films.add(fingerprint(images.read(data)))
+            self._ends.append(len(self._films))
+        return self._films
+
+    def written(self) -> None:
+        """What was added since is the next shard."""
+        self._ends.append(len(self._films))
 
 
 def batches(
@@ -20,8 +48,7 @@ def batches(
     batch_size: int,
     draw: Draw,
     rejected: dict[int, list[Rejection]],
-    folder: str | Path,
-    before: Sequence[ShardEntry],
+    earlier: Fingerprints,
     judge: Judge | None,
 ) -> Iterator[tuple[range, np.ndarray]]:
     """Places and films (B, 1, H, W) of one shard.
@@ -34,7 +61,7 @@ def batches(
         batch_size: films drawn together.
         draw: places and noise indexes -> films.
         rejected: place -> its rejected candidates; filled.
-        folder, before: where the earlier shards lie, and which they are: films of theirs are not drawn twice.
+        earlier: of the films of earlier shards, which are not drawn twice; those of this one follow, in order.
         judge: of the label gate.
 
     Raises:
@@ -44,7 +71,7 @@ def batches(
         for part in _parts(places, batch_size):
             yield range(part[0], part[-1] + 1), draw(part, part)
         return
-    gates = Gates(recipe.gates, judge, list(_fingerprints(recipe, folder, before)))
+    start, gates = len(earlier), Gates(recipe.gates, judge, earlier)
     accepted: dict[int, np.ndarray] = {}
     for attempt in range(recipe.gates.attempts):
         for part in _parts([place for place in places if place not in accepted], batch_size):
@@ -61,6 +88,8 @@ def batches(
     for place in places:
         if place not in accepted:
             raise exhausted(KEY.format(place), rejected[place])
+    if len(earlier) > start:
+        earlier.arrange(start, np.argsort(list(accepted)))
     for part in _parts(places, batch_size):
         yield range(part[0], part[-1] + 1), np.stack([accepted[place] for place in part])
 
@@ -70,14 +99,6 @@ def stored(films: np.ndarray, format: str) -> np.ndarray:
     if format == "png":
         return films
     return np.stack([images.read(images.encode(film, format))[None] for film in films[:, 0]])
-
-
-def _fingerprints(
-    recipe: GenerateRecipe, folder: str | Path, before: Sequence[ShardEntry]
-) -> Iterator[np.ndarray]:
-    if recipe.gates is not None and "duplicate" in recipe.gates.names:
-        for data in encoded(folder, before):
-            yield fingerprint(images.read(data))
 
 
 def _parts(places: Sequence[int], size: int) -> Iterator[Sequence[int]]:

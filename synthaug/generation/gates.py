@@ -24,12 +24,11 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from synthaug.errors import FailureError, LabelError, UnknownNameError, UserError
-from synthaug.images import resize
+from synthaug.generation.duplicates import Fingerprints, fingerprint
 from synthaug.record import Record
 
 GateName = Literal["blank", "saturated", "duplicate", "label"]
 GATES: tuple[GateName, ...] = ("blank", "saturated", "duplicate", "label")
-GRID = 32
 
 
 class JudgeName(BaseModel):
@@ -120,14 +119,6 @@ def check_judge(
             )
 
 
-def fingerprint(film: np.ndarray) -> np.ndarray:
-    """A film (H, W) uint8 as a unit vector (GRID²,) without its mean: the product of two is their correlation."""
-    small = resize(film, GRID, "squash").astype(np.float32).ravel()
-    small -= small.mean()
-    length = float(np.linalg.norm(small))
-    return small / length if length > 0 else small
-
-
 @dataclass(slots=True)
 class Gates:
     """The gates at work on one shard.
@@ -140,7 +131,7 @@ class Gates:
 
     recipe: GateRecipe
     judge: Judge | None = None
-    accepted: list[np.ndarray] = field(default_factory=list)
+    accepted: Fingerprints = field(default_factory=Fingerprints)
 
     def sift(
         self, films: np.ndarray, indexes: Sequence[int], labels: Sequence[Mapping[str, float | None]]
@@ -161,7 +152,7 @@ class Gates:
             fault = self._fault(film, asked, views)
             out.append(None if fault is None else Rejection(index, fault[0], round(fault[1], 4)))
             if fault is None and "duplicate" in self.recipe.names:
-                self.accepted.append(fingerprint(film))
+                self.accepted.add(fingerprint(film))
         return out
 
     def _fault(
@@ -174,8 +165,8 @@ class Gates:
             return "blank", deviation
         if "saturated" in names and saturated > limits.most_saturated:
             return "saturated", saturated
-        if "duplicate" in names and self.accepted:
-            alike = float((np.stack(self.accepted) @ fingerprint(film)).max())
+        if "duplicate" in names and len(self.accepted):
+            alike = self.accepted.most_alike(fingerprint(film))
             if alike > limits.most_alike:
                 return "duplicate", alike
         if "label" in names:
