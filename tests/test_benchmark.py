@@ -15,6 +15,7 @@ from synthaug.benchmark import trained
 from synthaug.benchmark.arms import stages
 from synthaug.benchmark.conclude import conclude, figures, verdict
 from synthaug.benchmark.cost import costs, in_words
+from synthaug.benchmark.folder import read_scores
 from synthaug.benchmark.frozen import Score
 from synthaug.benchmark.material import gather, real_parts
 from synthaug.benchmark.medmnist import joined, open_medmnist
@@ -24,7 +25,6 @@ from synthaug.benchmark.study import (
     StudyRecipe,
     lay_out,
     open_study,
-    read_scores,
     run_study,
 )
 from synthaug.benchmark.toy import toy_films, toy_material
@@ -185,6 +185,10 @@ def test_the_command_rehearses_prints_its_cost_and_ends_in_a_verdict(
     assert (
         "frozen, 2 real films a label: real+100%" in spoken.out and "the test part was opened" in spoken.err
     )
+    command = f"synthaug benchmark --real {tiny_nih.name} --synthetic tiny-shards --arms real real+100% --sizes 2 --seeds 2"
+    repeated = Results.read(tmp_path / "study").settings["command"]
+    assert repeated == f"{command} --extractor random:test_resnet --set image_size=32"
+    assert repeated in (tmp_path / "study" / "report.html").read_text()
 
 
 @pytest.mark.parametrize(

@@ -7,18 +7,21 @@ import numpy as np
 import pytest
 import torch
 from benchmark_samples import FINDING, of_patients, sides
+from test_leakage import COPIES, put, texture
 
 from synthaug.benchmark.arms import ARMS, Lacking, stages, uses_synthetic
-from synthaug.benchmark.leakage import guard, leaks, without_leaks
+from synthaug.benchmark.leakage import guard, leaks, own_films, without_leaks
 from synthaug.benchmark.material import checked, gather, one_finding, real_parts
 from synthaug.benchmark.study import (
     StudyRecipe,
     open_study,
 )
-from synthaug.benchmark.toy import toy_films
+from synthaug.benchmark.toy import toy_films, toy_material
 from synthaug.datasets import RealRadiographs, SyntheticRadiographs
+from synthaug.datasets.leakage import find
 from synthaug.detection.films import Films
 from synthaug.errors import DataError, RecipeError, UnknownNameError
+from synthaug.images import resize
 
 torch.set_num_threads(1)
 
@@ -117,6 +120,43 @@ def test_a_planted_leak_is_found_and_named() -> None:
         guard(films | {"synthetic": stolen}, "transfer")
 
 
+@pytest.mark.parametrize("how", ["copied", *COPIES])
+def test_copies_meet_by_their_images_on_every_border_of_the_study_and_in_the_data_sets_guard(
+    how: str, tmp_path: Path
+) -> None:
+    """One planted film, copied or changed, of patients who are not known: both guards stand on one rung."""
+    film = texture(5)
+    copy = film if how == "copied" else resize(COPIES[how](film), 256)
+    strangers = toy_material(FINDING, 96).sides()
+    for one, other in (("training", "judge"), ("generator", "validation"), ("synthetic", "judge")):
+        planted = dict(strangers)
+        for side, picture in ((one, film), (other, copy)):
+            images = planted[side].images.copy()
+            images[3, 0] = resize(picture, 96)
+            planted[side] = replace(planted[side], images=images)
+        (leak,) = leaks(planted, "transfer")
+        assert (leak.parts, leak.films, leak.kind) == ((one, other), (3, 3), "near-duplicate")
+        with pytest.raises(DataError, match="the same image" if how == "copied" else "near-duplicates, corr"):
+            guard(planted, "transfer")
+        kept, left_out = without_leaks(planted, "transfer")
+        assert left_out == 1 and leaks(kept, "transfer") == []
+    for part, picture in (("train", film), ("test", copy)):
+        put(tmp_path / part, {"edema/planted.png": picture, "edema/other.png": texture(90 + len(part))})
+    (found,) = find({part: RealRadiographs(tmp_path / part) for part in ("train", "test")})
+    assert found.keys == ("planted", "planted") and (found.correlation or 0) >= 0.9
+    assert ("same image" in str(found)) == (how == "copied")
+
+
+def test_films_smaller_than_a_thumbnail_meet_only_as_the_same_image() -> None:
+    films = toy_material(FINDING, 48).sides()
+    moved = films["training"].images[:1].astype(int) + np.random.default_rng(0).integers(
+        -2, 3, (1, 1, 48, 48)
+    )
+    for picture, met in ((films["training"].images[:1], 1), (moved.clip(0, 255).astype(np.uint8), 0)):
+        images = np.concatenate([picture, films["judge"].images[1:]])
+        assert len(leaks(films | {"judge": replace(films["judge"], images=images)}, "transfer")) == met
+
+
 def test_films_of_unknown_patients_meet_only_by_their_pixels() -> None:
     films = sides()
     unknown = {s: replace(f, patients=tuple(f"film:0:{i}" for i in range(len(f)))) for s, f in films.items()}
@@ -140,6 +180,11 @@ def test_a_closed_claim_holds_for_the_arms_own_films_only() -> None:
     with pytest.raises(DataError, match="24 of the generator's films are not among the training films"):
         guard(films, "closed")
     guard(films | {"generator": films["training"].subset(range(20))}, "closed")
+    _, own = own_films(films | {"generator": films["training"].subset([3, 17, 5])})
+    assert own == {3, 5, 17}
+    related = of_patients(films["generator"], *films["training"].patients[:24])
+    with pytest.raises(DataError, match="24 of the generator's films are not among the training films"):
+        guard(films | {"generator": related}, "closed")
     del films["generator"]
     with pytest.raises(DataError, match="pass --generator-data"):
         guard(films, "closed")

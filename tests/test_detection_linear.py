@@ -1,6 +1,7 @@
 """Detectors with a linear head: pooled maps, the fit beside scikit-learn's, the penalty, the folder."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,19 +10,21 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from synthaug import imagenet
+from synthaug import cli, imagenet
 from synthaug.benchmark.toy import toy_films
 from synthaug.detection import linear
 from synthaug.detection.calibration import auroc_by_finding
 from synthaug.detection.depths import MultiDepth
 from synthaug.detection.detector import DetectorConfig, build_detector, load_detector
 from synthaug.detection.films import Films
+from synthaug.detection.finishing import measured, told
 from synthaug.detection.linear import choose_strength
 from synthaug.detection.logistic import fit_logistic
 from synthaug.detection.predict import extract, logits, predict
 from synthaug.detection.recipe import TrainRecipe
 from synthaug.detection.train import train_detector
 from synthaug.errors import DetectorError
+from synthaug.evaluation.intervals import auroc_interval as estimates
 
 torch.set_num_threads(1)
 FINDING = "pleural_effusion"
@@ -62,10 +65,12 @@ def test_maps_of_every_depth_are_pooled_by_quarter_and_by_spread() -> None:
 
 def test_a_linear_head_finds_what_it_was_shown_and_opens_like_any_detector(fitted: Path) -> None:
     detector, unseen = load_detector(fitted), toy_films(80, 64, FINDING, 2)
-    assert detector.config.head == "linear" and sorted(p.name for p in fitted.iterdir()) == [
+    assert detector.config.head == "linear"
+    assert {p.name for p in fitted.iterdir() if p.is_file()} == {
+        "README.md",
         "config.json",
         "model.safetensors",
-    ]
+    }
     scores = predict(detector, unseen)
     assert auroc_by_finding(scores, unseen.labels, unseen.findings)[FINDING] > 0.8
     assert 0 < detector.config.threshold(FINDING) < 1
@@ -74,6 +79,56 @@ def test_a_linear_head_finds_what_it_was_shown_and_opens_like_any_detector(fitte
     assert extract(detector, unseen).shape == (80, len(detector.network.mean))
     torch.testing.assert_close(
         torch.from_numpy(predict(detector, unseen.images, 7)), torch.from_numpy(scores)
+    )
+
+
+def test_what_is_measured_has_its_interval_and_stands_on_the_card(fitted: Path) -> None:
+    detector, unseen = load_detector(fitted), toy_films(40, 64, FINDING, 1)
+    held = json.loads((fitted / "config.json").read_text())["training"]["validation"]
+    again = measured(logits(detector, unseen), unseen)
+    assert held["auroc"] == {FINDING: pytest.approx(again["auroc"][FINDING], abs=0.01)}
+    assert held["present_absent"] == {FINDING: [20, 20]} and held["patients"] == 40
+    low, high = held["auroc_interval"][FINDING]
+    assert low <= held["auroc"][FINDING] <= high
+    ((name, value, span, _),) = told(held)
+    text = (fitted / "README.md").read_text()
+    assert (
+        f"{value} ({span}), 20 present, 20 absent" in text and "pleural effusion" in text and name == FINDING
+    )
+
+
+def test_films_of_unknown_label_are_left_out_and_patients_are_resampled_whole() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.repeat([[1.0], [0.0], [np.nan]], [30, 30, 20], 0).astype(np.float32)
+    scores = rng.normal(size=(80, 1)) + np.nan_to_num(labels)
+    blank = np.zeros((80, 1, 8, 8), np.uint8)
+    names = tuple(f"p{i // 3}" for i in range(80))
+    found = measured(scores, Films(blank, labels, (FINDING,), names, names))
+    expected = estimates(scores[:60, 0], labels[:60, 0], names[:60])
+    assert found["auroc_interval"][FINDING] == [round(expected.low, 4), round(expected.high, 4)]
+    assert found["present_absent"][FINDING] == [30, 30] and found["auroc"][FINDING] == round(
+        expected.value, 4
+    )
+    alone = measured(scores, Films(blank, labels, (FINDING,), ("one",) * 80, names))
+    assert alone["auroc_interval"][FINDING] == [None, None] and told(alone)[0][2] == ""
+
+
+def test_train_tells_the_interval(tmp_path: Path, tiny_nih: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--set", "start=random", "--set", "image_size=32", "--device", "cpu"]
+    given = [
+        "train",
+        "--recipe",
+        "linear_detector",
+        "--data",
+        str(tiny_nih),
+        "--out",
+        str(tmp_path / "det"),
+        *flags,
+    ]
+    assert cli.main(given) == 0
+    said = capsys.readouterr().out
+    assert "95 %, patients resampled" in said and re.search(
+        r"cardiomegaly +\d\.\d{3} .* \d+ present, \d+ absent", said
     )
 
 

@@ -1,5 +1,6 @@
 """The certificate's controls: films drawn again without a prompt and at other scales, and what certifies a finding."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,14 +9,18 @@ import torch
 
 from synthaug.datasets import SyntheticRadiographs
 from synthaug.detection.detector import Detector, DetectorConfig
-from synthaug.errors import DataError, RecipeError
+from synthaug.detection.films import Films
+from synthaug.diffusion import load_checkpoint, sample
+from synthaug.errors import DataError, OutputFolderError, RecipeError
 from synthaug.evaluation.certifying import certify
 from synthaug.evaluation.controls import changed, draw, recipe_of
 from synthaug.evaluation.evaluate import Options, evaluate
-from synthaug.evaluation.label_fidelity import EMPTY, Judge, certificate, judges
+from synthaug.evaluation.label_fidelity import EMPTY, Judge, certificate, judges, noise_clusters, noise_index
 from synthaug.evaluation.results import Metric
 from synthaug.evaluation.together import Together
 from synthaug.generation import generate
+from synthaug.generation.plan import GenerateRecipe
+from synthaug.record import Record
 
 torch.set_num_threads(1)
 FINDING = "pleural_effusion"
@@ -61,16 +66,12 @@ def test_a_control_is_the_same_recipe_with_one_thing_changed(
             "the same noise gives the same film"
         )
         assert [r.labels for r in again.records] == [r.labels for r in one.records[:4]]
-    empty = draw(drawn, tiny_checkpoint, tmp_path, 4, None, "cpu")
-    for record in (record for one in empty for record in one.records):
-        assert record.prompt == "" and all(np.isnan(value) for value in record.labels.values())
-    assert {record.provenance["seed"] for record in empty[1].records} == {4}
-    assert changed(recipe, 2).count == 2 and changed(recipe, 50, 1.0).count == 6
+    assert changed(recipe, 2, 4.0).count == 2 and changed(recipe, 50, 1.0).count == 6
     other = recipe.model_copy(
         update={"checkpoint": recipe.checkpoint.model_copy(update={"sha256": "0" * 64})}
     )
     with pytest.raises(RecipeError, match="made for checkpoint"):
-        generate(recipe=changed(other, 2), model=tiny_checkpoint, out=tmp_path / "other", device="cpu")
+        generate(recipe=changed(other, 2, 4.0), model=tiny_checkpoint, out=tmp_path / "other", device="cpu")
 
 
 def test_the_empty_prompt_is_asked_for_the_label_of_its_noise(
@@ -86,6 +87,105 @@ def test_the_empty_prompt_is_asked_for_the_label_of_its_noise(
     scored = judge().detector(torch.from_numpy(Together(both).images_array(32)))[:, 1] >= 0
     expected = (scored[:6].float().mean() + 1 - scored[6:].float().mean()) / 2
     assert right.value == pytest.approx(float(expected), abs=1e-6)
+
+
+@pytest.fixture(scope="module")
+def together(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> SyntheticRadiographs:
+    """One run of present and absent films, PA and AP: no two of its films share a noise."""
+    plan = [
+        {"labels": {FINDING: 1.0}, "view": "PA", "count": 3},
+        {"labels": {FINDING: 1.0}, "view": "AP", "count": 5},
+        {"labels": {"no_finding": 1.0}, "view": "PA", "count": 4},
+    ]
+    recipe = GenerateRecipe.from_values({"plan": plan, "seed": 11})
+    out = tmp_path_factory.mktemp("one") / "run"
+    return SyntheticRadiographs(generate(recipe=recipe, out=out, model=tiny_checkpoint, device="cpu"))
+
+
+def test_an_empty_prompt_has_the_noises_of_present_and_of_absent_films(
+    together: SyntheticRadiographs, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    (empty,) = draw([together], tiny_checkpoint, tmp_path, 3, None, "cpu")
+    noises = [0, 1, 2, 3, 4, 5, 8, 9, 10]
+    assert [int(key) for key in empty.keys] == noises and noise_clusters(empty)[-1] == "11/10"
+    checkpoint = load_checkpoint(tiny_checkpoint, "cpu")
+    again = sample(
+        checkpoint,
+        [""],
+        [(11, 8)],
+        negative_prompts="",
+        guidance_scale=1.0,
+        scheduler=empty.records[0].provenance["scheduler"],
+    )
+    pixels = np.asarray(empty[6][0]).astype(int)
+    assert np.abs(again[0, 0] - pixels).max() <= 1, "a film is a function of its noise alone"
+    assert all(
+        r.prompt == "" and r.view is None and np.isnan(list(r.labels.values())).all() for r in empty.records
+    )
+    before = {path.name: path.stat().st_mtime_ns for path in Path(empty.root).iterdir()}
+    draw([together], tiny_checkpoint, tmp_path, 3, None, "cpu")
+    assert before == {path.name: path.stat().st_mtime_ns for path in Path(empty.root).iterdir()}
+    with pytest.raises(OutputFolderError, match=r"differs in noises"):
+        draw([together], tiny_checkpoint, tmp_path, 4, None, "cpu")
+
+
+def test_of_a_gated_film_the_noise_is_that_of_the_draw_that_passed() -> None:
+    kept = Record("000000002", {}, provenance={"seed": 3, "quality": {"index": 26}})
+    assert noise_index(kept) == 26 and noise_index(Record("000000002", {}, provenance={"seed": 3})) == 2
+
+
+def _empty_accuracy(
+    films: np.ndarray, labels: Sequence[Sequence[float]], threshold: float
+) -> tuple[Metric, Metric]:
+    """The control of films (n, 1, s, s) whose noises were drawn with these labels; the judge reads brightness."""
+    one = judge()
+    config = one.detector.config.model_copy(update={"thresholds": {FINDING: threshold}})
+    one = judges([Detector(config, Mean()).eval()])[0]
+    names = ("no_finding", FINDING)
+    rows = [(i, label) for i, several in enumerate(labels) for label in several]
+    clusters = tuple(f"0/{i}" for i, _ in rows)
+    values = np.array([[1 - label, label] for _, label in rows], np.float32)
+    asked = Films(films[[i for i, _ in rows]], values, names, clusters, clusters)
+    drawn = Films(
+        films,
+        np.full((len(films), 2), np.nan, np.float32),
+        names,
+        *[tuple(f"0/{i}" for i in range(len(films)))] * 2,
+    )
+    found = {m.name: m for m in certificate(one, [asked], FINDING, empty_prompt=drawn)}
+    return found[EMPTY], found["empty prompt called present"]
+
+
+def test_guessing_the_labels_of_noises_is_right_half_the_time_whatever_the_threshold() -> None:
+    rng = np.random.default_rng(0)
+    films = rng.integers(0, 256, (400, 1, 1, 1)).repeat(32, 2).repeat(32, 3).astype(np.uint8)
+    labels = [[float(i % 2)] for i in range(400)]
+    for threshold in (0.0, 0.02, 0.3, 0.5, 0.9, 1.0):
+        right, called = _empty_accuracy(films, labels, threshold)
+        assert (
+            right.value == pytest.approx(0.5, abs=0.1)
+            and right.low is not None
+            and right.low < 0.5 < right.high
+        )
+        assert called.n == right.n == 400
+        if called.value in (0.0, 1.0):
+            assert right.value == 0.5, "who calls all films alike is right about half of them"
+    # Accuracy is a half, and half the difference of how often either kind of noise is called present.
+    bright = films[:, 0, 0, 0] / 255 * 8 - 4 >= 0
+    shares = [bright[side::2].mean() for side in (0, 1)]
+    assert _empty_accuracy(films, labels, 0.5)[0].value == pytest.approx(
+        0.5 + (shares[1] - shares[0]) / 2, abs=0.02
+    )
+    told = [[float(is_bright)] for is_bright in bright]
+    assert (_empty_accuracy(films, told, 0.5)[0].value or 0) > 0.9, (
+        "a judge that knows the noise is found out"
+    )
+
+
+def test_noises_that_were_drawn_with_and_without_are_asked_for_both() -> None:
+    films = np.random.default_rng(1).integers(0, 256, (30, 1, 32, 32)).astype(np.uint8)
+    for threshold in (0.2, 0.5, 0.8):
+        assert _empty_accuracy(films, [[0.0, 1.0]] * 30, threshold)[0].value == 0.5
 
 
 def test_evaluate_draws_its_controls_and_says_what_is_not_certified(

@@ -5,10 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
+from test_leakage import COPIES, put, texture
 
 from synthaug import shards
 from synthaug.datasets import RealRadiographs, SyntheticRadiographs
 from synthaug.errors import DataError, OutputFolderError
+from synthaug.evaluation.evaluate import Options, evaluate
 from synthaug.evaluation.excluding import write_without
 from synthaug.evaluation.features import callable_extractor, features
 from synthaug.evaluation.privacy import (
@@ -20,8 +22,10 @@ from synthaug.evaluation.privacy import (
     audit,
     audit_metrics,
     membership,
+    shared_films,
     shared_patients,
 )
+from synthaug.evaluation.together import Together
 from synthaug.images import resize
 from synthaug.shards.manifest import read_manifest
 
@@ -106,6 +110,24 @@ def test_patients_that_are_in_both_are_named(tiny_nih: Path) -> None:
     assert shared_patients([data.subset(range(10))], data.subset(range(10, 24))) == []
     found = shared_patients([data.subset(range(11))], data.subset(range(11, 24)))
     assert len(found) == 1 and str(tiny_nih) in found[0]
+
+
+def test_a_training_film_among_the_unseen_is_named_whatever_it_is_called(
+    tiny_shards: Path, tmp_path: Path
+) -> None:
+    """Folders whose patients are unknown; one film of the first is a film of the second, compressed anew."""
+    unseen = put(tmp_path / "real", {f"effusion/{i}.png": texture(i) for i in range(4)})
+    training = put(tmp_path / "training", {f"effusion/own-{i}.png": texture(50 + i) for i in range(4)})
+    real = RealRadiographs(unseen)
+    sides = [Together([data]) for data in (RealRadiographs(training), real)]
+    pairs = shared_films(
+        *(side.images_array(64, "squash") for side in sides), (sides[0].names, sides[1].names)
+    )
+    assert pairs == []
+    put(training, {"effusion/copy.png": COPIES["compressed"](texture(2))})
+    options = Options(generator_data=[RealRadiographs(training)], extractors=["pixels"], device="cpu")
+    with pytest.raises(DataError, match=r"1 pairs of films .*training/copy.*real/2 .*dedupe"):
+        evaluate([SyntheticRadiographs(tiny_shards)], real, options=options)
 
 
 def test_membership_is_the_auroc_of_the_distance_to_the_nearest_synthetic_film() -> None:

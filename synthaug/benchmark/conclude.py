@@ -7,6 +7,7 @@ without the judge's films, uncorrected.
 
 `settings.curve` lists every point for those who draw it: {depth, size, arm, present, absent, validation, auroc, low, high,
 difference, difference_low, difference_high, p, p_holm, detectable}; AUROC in [0, 1], present and absent the films trained on.
+`settings.curves` has the ROC, precision-recall and reliability of each point (`synthaug.benchmark.curves`).
 """
 
 from collections.abc import Sequence
@@ -14,12 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.special import logit
 
 from synthaug.benchmark.arms import Size, Stage, uses_synthetic
+from synthaug.benchmark.curves import calibrated, curves_of
+from synthaug.benchmark.folder import read_scores
 from synthaug.benchmark.frozen import Score
 from synthaug.benchmark.material import Material, counts
 from synthaug.benchmark.statistics import Figure, auroc_influence, figure, holm
-from synthaug.benchmark.study import Cell, Depth, Study, read_scores
+from synthaug.benchmark.study import Cell, Depth, Study
 from synthaug.evaluation.results import Metric, Results, missing, table
 from synthaug.shards import atomic_write
 
@@ -42,9 +46,13 @@ def words(size: Size) -> str:
     return "all real films" if size == "all" else f"{size} real films a label"
 
 
-def conclude(study: Study, out: str | Path) -> Results:
-    """Compute the figures of a finished study and write `results.json` and `results.md` to `out`."""
+def conclude(study: Study, out: str | Path, command: str | None = None) -> Results:
+    """Compute the figures of a finished study and write `results.json` and `results.md` to `out`.
+
+    Arguments: `command` repeats the study; folders by name alone.
+    """
     results = figures(study, read_scores(study, out))
+    results.settings["command"] = command
     results.write(out)
     text = f"{results.protocol}\n\n{verdict(results)}\n\n{table(results.metrics)}\n"
     atomic_write(Path(out) / "results.md", text.encode())
@@ -56,6 +64,7 @@ def figures(study: Study, scores: dict[Cell, Score]) -> Results:
     recipe = study.recipe
     points: dict[tuple[Depth, Size, str], dict[str, Any]] = {}
     gaps: dict[tuple[Depth, Size, str], Figure] = {}
+    drawable: list[dict[str, Any]] = []
     for depth, grid in recipe.grids.items():
         for size in grid.sizes:
             for arm in grid.arms:
@@ -64,13 +73,15 @@ def figures(study: Study, scores: dict[Cell, Score]) -> Results:
                 ]
                 if not cells:
                     continue
-                points[depth, size, arm] = _point(study, cells, [scores[cell] for cell in cells])
+                held = [scores[cell] for cell in cells]
+                points[depth, size, arm] = _point(study, cells, held)
+                drawable.append(
+                    {"depth": depth, "size": size, "arm": arm, **_curves(study.material[depth], depth, held)}
+                )
                 if arm != "real":
                     base = [Cell(depth, "real", size, cell.seed) for cell in cells]
                     if all(cell in scores for cell in base):
-                        gaps[depth, size, arm] = _gap(
-                            study.material[depth], [scores[c] for c in cells], [scores[c] for c in base]
-                        )
+                        gaps[depth, size, arm] = _gap(study.material[depth], held, [scores[c] for c in base])
     family = {key: gap.p for key, gap in gaps.items()}
     adjusted = dict(
         zip(family, holm({str(i): p for i, p in enumerate(family.values())}).values(), strict=True)
@@ -104,6 +115,7 @@ def figures(study: Study, scores: dict[Cell, Score]) -> Results:
         "interval": INTERVAL if len(recipe.seeds) > 1 else ONE_DRAW,
         "family": len(family),
         "curve": [{"depth": d, "size": s, "arm": a, **point} for (d, s, a), point in points.items()],
+        "curves": drawable,
         "chosen": [{"depth": d, "size": s, "arm": key[2]} for (d, s), key in chosen.items()],
     }
     return Results(kind="benchmark", protocol=protocol, settings=settings, metrics=metrics)
@@ -132,6 +144,17 @@ def _point(study: Study, cells: Sequence[Cell], scores: Sequence[Score]) -> dict
         "balanced_accuracy_low": _round(max(0.0, accuracy.low)),
         "balanced_accuracy_high": _round(min(1.0, accuracy.high)),
     }
+
+
+def _curves(material: Material, depth: Depth, scores: Sequence[Score]) -> dict[str, Any]:
+    labels, truth = material.judge.labels[:, 0], material.validation.labels[:, 0]
+    judged = np.stack([score.judge for score in scores])
+    # Trained detectors give probabilities, frozen ones logits already.
+    logits = (lambda values: logit(np.clip(values, 1e-6, 1 - 1e-6))) if depth == "full" else (lambda v: v)
+    probabilities = [calibrated(logits(s.validation), truth, logits(s.judge)) for s in scores]
+    found = curves_of(judged, np.stack(probabilities), labels, material.judge.patients)
+    counted = counts(material.judge)
+    return {"present": counted["present"], "absent": counted["absent"], "draws": len(scores), **found}
 
 
 def _trained_on(plan: Sequence[Stage], material: Material) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from synthaug.benchmark.arms import Size
-from synthaug.benchmark.leakage import Side, guard, without_leaks
+from synthaug.benchmark.leakage import Side, guard, own_films, without_leaks
 from synthaug.datasets.splits import parts_of
 from synthaug.detection.films import ALONE, Films, Fit, hold, split_films
 from synthaug.errors import DataError
@@ -171,7 +171,7 @@ def gather(
         held = checked({side: one_finding(films, finding) for side, films in sides.items()}, notes)
         return replace(held, pools=_pools(held.synthetic, draws))
     if claim == "closed":
-        own = set(_places(sides["generator"], sides["training"]))
+        _, own = own_films(sides)
         sides["training"] = sides["training"].subset(sorted(own))
         notes.append(f"closed: the real arm is the generator's own {len(own)} films")
     return checked({side: one_finding(films, finding) for side, films in sides.items()}, notes)
@@ -183,12 +183,6 @@ def _pools(synthetic: Films | None, draws: Sequence[tuple[Size, int]]) -> dict[t
         return {}
     owner = np.array([int(name.removeprefix(ALONE).partition(":")[0]) // 2 for name in synthetic.patients])
     return {draw: np.flatnonzero(owner == number) for number, draw in enumerate(draws)}
-
-
-def _places(these: Films, those: Films) -> list[int]:
-    from synthaug.benchmark.leakage import meetings
-
-    return [leak.places[1] for leak in meetings("generator", these, "training", those)]
 
 
 def generator_part(films: Any) -> Any:

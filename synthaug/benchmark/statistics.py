@@ -78,18 +78,24 @@ def crossed(
     With one draw, the interval covers patients only, and says nothing of other draws.
     """
     names, group = np.unique(np.asarray([str(p) for p in patients]), return_inverse=True)
-    draws, people = len(values), len(names)
+    people = len(names)
     by_patient = np.stack([np.bincount(group, row, people) for row in influence])
     covariance = by_patient @ by_patient.T * (people / max(people - 1, 1))
-    value = float(values.mean())
+    return spread(values, covariance, people, confidence)
+
+
+def spread(values: np.ndarray, covariance: np.ndarray, people: int, confidence: float = 0.95) -> Figure:
+    """The mean of `values` (m,) over draws, whose covariance (m, m) is what `people` patients bring about."""
+    draws, value = len(values), float(values.mean())
     if draws == 1:
         variance, freedom = float(covariance[0, 0]), float(max(people - 1, 1))
     else:
         shared = float(covariance[~np.eye(draws, dtype=bool)].mean())
         own = float(values.var(ddof=1)) / draws
         variance = own + max(shared, 0.0)
-        # Draws that agree exactly leave the patients alone to vary.
-        freedom = min(variance**2 / (own**2 / (draws - 1)), 1e6) if own > 0 else float(max(people - 1, 1))
+        # Draws that agree, but for rounding, leave the patients alone to vary.
+        agree = own <= 1e-12 * variance
+        freedom = float(max(people - 1, 1)) if agree else min(variance**2 / (own**2 / (draws - 1)), 1e6)
     error = float(np.sqrt(variance))
     if error == 0:
         return Figure(value, value, value, 0.0, freedom, 1.0 if value == 0 else 0.0)

@@ -6,7 +6,6 @@ films in every arm. `OUT/study.json` says what a study is made of; a cell's scor
 `OUT/features/`, so the same call goes on where it stopped, and more arms, sizes or seeds only add cells.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -31,19 +30,18 @@ from synthaug.benchmark.arms import (
 )
 from synthaug.benchmark.cells import Cells, Frozen
 from synthaug.benchmark.drawing import Draw, Generator, arms_films
-from synthaug.benchmark.frozen import STRENGTHS, Score
+from synthaug.benchmark.folder import claim_folder, describe_films, path_of, write_score
+from synthaug.benchmark.frozen import STRENGTHS
 from synthaug.benchmark.material import Judge, Material, gather
 from synthaug.benchmark.toy import toy_material
 from synthaug.detection.augment import Augmentation
 from synthaug.detection.train import TrainRecipe
 from synthaug.diffusion.device import choose_device
 from synthaug.engines import Done, Engine, Local, Lost
-from synthaug.errors import DataError, OutputFolderError, RecipeError
-from synthaug.recipes import Recipe, differences
-from synthaug.shards import atomic_write
+from synthaug.errors import DataError, RecipeError
+from synthaug.recipes import Recipe
 
 Depth = Literal["frozen", "full"]
-DRAWN = ("synthetic", "generators")  # what may lie in OUT before the study begins
 STRONG = Augmentation(
     rotation=20, scale=(0.75, 1.35), shift=0.12, contrast=0.5, brightness=0.2, gamma=0.5, blur=0.5
 )
@@ -300,12 +298,13 @@ def run_study(
     Raises `OutputFolderError` where `out` holds another study.
     """
     out = Path(out)
-    _claim_folder(study, out)
+    claim_folder(study, out)
     (out / "cells").mkdir(exist_ok=True)
+    describe_films(study, out)
     left: dict[str, Cell] = {}
     total, there = len({cell.name for cell in study.cells}), set[str]()
     for cell in study.cells:
-        if not (out / "cells" / f"{cell.name}.json").is_file():
+        if not path_of(cell, out).is_file():
             left.setdefault(cell.name, cell)
         elif cell.name not in there:
             there.add(cell.name)
@@ -327,7 +326,7 @@ def run_study(
         for event in events:
             name = event.task.name
             if isinstance(event, Done):
-                atomic_write(out / "cells" / f"{name}.json", json.dumps(_to_json(event.result)).encode())
+                write_score(event.result, path_of(event.task, out))
                 done += 1
                 yield Progress(done, total, name)
             elif isinstance(event, Lost):
@@ -347,48 +346,3 @@ def _labels(material: Material) -> dict[Any, np.ndarray]:
     held = {"real": material.training, "synthetic": material.synthetic, "generator": material.generator}
     labels = {source: films.labels[:, 0] for source, films in held.items() if films is not None}
     return {**labels, "augmented": material.training.labels[:, 0]}
-
-
-def _to_json(score: Score) -> dict[str, Any]:
-    return {
-        "threshold": score.threshold,
-        "validation": score.validation.tolist(),
-        "judge": score.judge.tolist(),
-        "note": score.note,
-    }
-
-
-def read_scores(study: Study, out: str | Path) -> dict[Cell, Score]:
-    """The scores of every cell of a finished study."""
-    scores = {}
-    for cell in study.cells:
-        found = json.loads((Path(out) / "cells" / f"{cell.name}.json").read_bytes())
-        scores[cell] = Score(
-            found["threshold"], np.array(found["validation"]), np.array(found["judge"]), found["note"]
-        )
-    return scores
-
-
-def _claim_folder(study: Study, out: Path) -> None:
-    """Write `study.json`, or make sure that the folder holds the same study; grids and seeds may grow."""
-    recipe = study.recipe.values()
-    for name in ("seeds", "frozen", "full"):
-        recipe.pop(name)
-    films = {str(depth): held.digest() for depth, held in study.material.items()}
-    path = out / "study.json"
-    if path.is_file():
-        before = json.loads(path.read_bytes())
-        old = {"recipe": before["recipe"], "films": {d: f for d, f in before["films"].items() if d in films}}
-        new = {"recipe": recipe, "films": {d: f for d, f in films.items() if d in before["films"]}}
-        keys = differences(old, new)
-        if keys:
-            raise OutputFolderError(
-                f"{out}: holds another study, which differs in {', '.join(keys)}; choose another --out"
-            )
-        films = before["films"] | films
-    elif out.exists() and any(entry.name not in DRAWN for entry in out.iterdir()):
-        raise OutputFolderError(f"{out}: is not empty and holds no study; choose a new --out")
-    out.mkdir(parents=True, exist_ok=True)
-    atomic_write(
-        path, (json.dumps({"recipe": recipe, "films": films}, indent=1, sort_keys=True) + "\n").encode()
-    )

@@ -1,5 +1,6 @@
 """`synthaug train` and `synthaug predict`."""
 
+import json
 import os
 from pathlib import Path
 from typing import Annotated, Any
@@ -39,6 +40,7 @@ def train(
     validation_split
         Part of --splits-file to choose by, out of --validation or else the last folder of --data.
     """
+    from synthaug.detection.finishing import told
     from synthaug.detection.train import TrainRecipe, train_detector
     from synthaug.recipes import parse_overrides
 
@@ -50,17 +52,13 @@ def train(
     held_out = None
     if validation or validation_split:
         held_out = open_films([validation or data[-1]], validation_split, splits_file, skip_bad)
-    best: dict[str, float] = {}
     with terminal.bar("train", "steps") as advance:
         for record in train_detector(films, arch, wanted, out, validation=held_out, device=device):
-            if record.validation is not None and record.best:
-                best = record.validation
             advance(record.step, record.steps, "" if record.loss is None else f"loss {record.loss:.4f}")
-    if best:
-        say(
-            columns([[name, f"{value:.3f}"] for name, value in best.items()], ["finding", "validation AUROC"])
-        )
     if os.environ.get("RANK", "0") == "0":  # of several processes, one speaks
+        rows = told(json.loads((out / "config.json").read_bytes())["training"]["validation"])
+        if rows:
+            say(columns(rows, ["finding", "validation AUROC", "95 %, patients resampled", "films"]))
         say(f"{out}: done; `synthaug predict --detector {out} --data DIR` uses it")
 
 

@@ -192,7 +192,8 @@ def benchmark(
     from synthaug.engines import open_engine
     from synthaug.report.page import write_page
 
-    wanted = _study_recipe(locals())
+    given = locals()
+    wanted = _study_recipe(given)
     films = None if real is None else _real_films(real)
     taught = open_radiographs(generator_data) if generator_data else None
     price: list[Any] = []
@@ -221,11 +222,25 @@ def benchmark(
     with open_engine(engine, address, workers, auto) as opened, terminal.bar("benchmark", "cells") as advance:
         for step in run_study(study, out, device, opened, threads):
             advance(step.done, step.total, step.note)
-    results = conclude(study, out)
+    results = conclude(study, out, _benchmark_line(given))
     page = write_page(out, results)
     say(f"{results.protocol}\n\n{verdict(results)}\n\n{page}: written, beside results.json")
     if real is not None and wanted.judge == "test":
         terminal.note("the test part was opened: write that down, and choose nothing by these figures")
+
+
+def _benchmark_line(given: dict[str, Any]) -> str:
+    """The command of a study, folders by name alone; where and on what it ran is left out."""
+    places = ("real", "model", "generator_data", "extractor", "recipe")
+    named = {name: given[name] and Path(given[name]).name for name in places}
+    named["synthetic"] = [Path(folder).name for folder in given["synthetic"] or []]
+    order = "real synthetic model count adapt adapt_set generator_data finding claim judge depth arms sizes seeds arch"
+    asked = [*order.split(), "extractor", "recipe"]
+    line = {f"--{name.replace('_', '-')}": named.get(name, given[name]) for name in asked}
+    return (
+        command_line("benchmark", line | {"--set": given["overrides"]})
+        + " --drop-leaks" * given["drop_leaks"]
+    )
 
 
 def _with_generator(

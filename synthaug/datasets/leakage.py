@@ -6,6 +6,9 @@ A border runs between any two parts: training and test, or a generator's films a
     test = without(test, leaks, "test")        # drop, or
     refuse(leaks)                              # raise
 
+`between` is the one rung below: a border of parts whose films may have been decoded elsewhere; the guard of a
+utility study (`synthaug.benchmark.leakage`) stands on it too.
+
 Patients are compared by identifier, as text: identifiers of two data sets may coincide by chance, and such a
 leak is counted too. Films are compared as `synthaug.datasets.likeness` says.
 """
@@ -17,11 +20,26 @@ from itertools import combinations
 from typing import Any, Literal
 
 from synthaug.datasets.base import Radiographs
-from synthaug.datasets.likeness import CORRELATION, DISTANCE, near_pairs, prints_of
+from synthaug.datasets.likeness import CORRELATION, DISTANCE, Prints, near_pairs, prints_of
 from synthaug.errors import DataError
 
-SCHEMA = 1
 EXAMPLES = 3
+SAME = 0.9995  # the correlation from which two films are called the same image
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What of a part is compared.
+
+    Args:
+        patients: of each film, None where unknown.
+        keys: of each film.
+        prints: of each film; None compares patients alone.
+    """
+
+    patients: Sequence[str | None]
+    keys: Sequence[str]
+    prints: Prints | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +51,7 @@ class Leak:
         parts: the two parts, in the order given.
         films: index of a film in each.
         keys: their keys.
+        patient: whose films they are; None for a near-duplicate.
         correlation: of a near-duplicate, 0 to 1; None for a patient.
     """
 
@@ -40,7 +59,17 @@ class Leak:
     parts: tuple[str, str]
     films: tuple[int, int]
     keys: tuple[str, str]
+    patient: str | None = None
     correlation: float | None = None
+
+    def __str__(self) -> str:
+        one, other = (f"{key} ({part})" for key, part in zip(self.keys, self.parts, strict=True))
+        if self.correlation is None:
+            return f"{one} and {other}: both of patient {self.patient}"
+        same = self.correlation >= SAME
+        return f"{one} and {other}: " + (
+            "the same image" if same else f"near-duplicates, correlation {self.correlation:.3f}"
+        )
 
 
 def find(
@@ -60,26 +89,48 @@ def find(
     Raises:
         ImageError: a film cannot be read.
     """
-    prints = {name: prints_of(films.films) for name, films in parts.items()} if images else {}
-    leaks: list[Leak] = []
-    for border in combinations(parts, 2):
-        one, other = (parts[name] for name in border)
-        known = {patient: place for place, patient in enumerate(one.patients) if patient is not None}
-        shared: dict[str, int] = {}
-        for place, patient in enumerate(other.patients):
-            if patient in known:
-                shared.setdefault(str(patient), place)
-        keys = one.keys, other.keys
-        for patient, place in shared.items():
-            films = known[patient], place
-            leaks.append(Leak("patient", border, films, (keys[0][films[0]], keys[1][films[1]])))
-        if images:
-            for first, second, value in near_pairs(
-                prints[border[0]], prints[border[1]], correlation, distance
-            ):
-                near = (keys[0][first], keys[1][second])
-                leaks.append(Leak("near-duplicate", border, (first, second), near, value))
+    compared = {
+        name: Part(films.patients, films.keys, prints_of(films.films) if images else None)
+        for name, films in parts.items()
+    }
+    borders = combinations(parts, 2)
+    return [leak for border in borders for leak in between(border, compared, correlation, distance)]
+
+
+def between(
+    border: tuple[str, str],
+    parts: Mapping[str, Part],
+    correlation: float = CORRELATION,
+    distance: int = DISTANCE,
+) -> list[Leak]:
+    """The leaks of one border: each patient of both parts once, by a first film of either, then near-duplicates."""
+    one, other = (parts[name] for name in border)
+    firsts: list[dict[str, int]] = [{}, {}]
+    for first, part in zip(firsts, (one, other), strict=True):
+        for place, patient in enumerate(part.patients):
+            if patient is not None:
+                first.setdefault(str(patient), place)
+
+    def leak(kind: Literal["patient", "near-duplicate"], here: int, there: int, **how: Any) -> Leak:
+        return Leak(kind, border, (here, there), (one.keys[here], other.keys[there]), **how)
+
+    leaks = [
+        leak("patient", firsts[0][patient], place, patient=patient)
+        for patient, place in firsts[1].items()
+        if patient in firsts[0]
+    ]
+    if one.prints is not None and other.prints is not None:
+        for here, there, value in near_pairs(one.prints, other.prints, correlation, distance):
+            leaks.append(leak("near-duplicate", here, there, correlation=value))
     return leaks
+
+
+def touched(leaks: Sequence[Leak], part: str, patients: Sequence[str | None]) -> set[int]:
+    """The films of a part that leak: near-duplicates, and every film of a patient that leaks."""
+    mine = [leak for leak in leaks if part in leak.parts]
+    near = {leak.films[leak.parts.index(part)] for leak in mine if leak.kind == "near-duplicate"}
+    known = {leak.patient for leak in mine if leak.kind == "patient"}
+    return near | {i for i, patient in enumerate(patients) if patient is not None and str(patient) in known}
 
 
 def counts(leaks: Sequence[Leak]) -> list[dict[str, Any]]:
@@ -118,18 +169,5 @@ def refuse(leaks: Sequence[Leak]) -> None:
 
 def without(films: Radiographs, leaks: Sequence[Leak], part: str) -> Radiographs:
     """The films of one part that no other part knows: a leaking patient goes with all his films."""
-    patients = {
-        films.patients[leak.films[leak.parts.index(part)]]
-        for leak in leaks
-        if leak.kind == "patient" and part in leak.parts
-    }
-    near = {
-        leak.films[leak.parts.index(part)] for leak in leaks if leak.kind != "patient" and part in leak.parts
-    }
-    return films.subset(
-        [
-            place
-            for place, patient in enumerate(films.patients)
-            if place not in near and (patient is None or patient not in patients)
-        ]
-    )
+    gone = touched(leaks, part, films.patients)
+    return films.subset([place for place in range(len(films)) if place not in gone])

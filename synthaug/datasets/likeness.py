@@ -71,7 +71,23 @@ def prints_of(films: Sequence[AnyFilm], progress: Progress | None = None) -> Pri
             raise ImageError(str(error) if name in str(error) else f"{name}: {error}") from error
 
     in_threads(take, len(films), progress)
-    return Prints(hashes(thumbnails), fine_structure(thumbnails).astype(np.float16))
+    return _of_thumbnails(thumbnails)
+
+
+def prints_of_images(images: np.ndarray) -> Prints:
+    """The prints of films that are decoded already, uint8 (n, s, s)."""
+    thumbnails = np.empty((len(images), SIZE, SIZE), np.uint8)
+    for place, image in enumerate(images):
+        thumbnails[place] = resize(image, SIZE, "squash")
+    return _of_thumbnails(thumbnails)
+
+
+def _of_thumbnails(thumbnails: np.ndarray) -> Prints:
+    blocks = [thumbnails[start : start + _TILE] for start in range(0, max(1, len(thumbnails)), _TILE)]
+    return Prints(
+        np.concatenate([hashes(block) for block in blocks]),
+        np.concatenate([fine_structure(block).astype(np.float16) for block in blocks]),
+    )
 
 
 def hashes(thumbnails: np.ndarray) -> np.ndarray:

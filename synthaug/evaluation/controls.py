@@ -4,8 +4,8 @@
     OUT/controls/guidance-4/FOLDER     the same labels at another scale: fidelity beside coverage, 1 is off
 
 Conventions: the recipe of a folder is drawn again by the checkpoint that drew it, `count` films of each entry of its plan, with
-one thing changed and without quality gates. Labels of an empty prompt are unknown; where they share a noise (seed, index)
-with a labelled film, that film's label is what a detector is asked for. The same call resumes.
+one thing changed and without quality gates. Films of an empty prompt have the very noises (seed, index) of labelled films
+(`empty_prompt`), whose labels a detector is asked for. The same call resumes.
 """
 
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ from typing import Any
 
 from synthaug.datasets.synthetic import SyntheticRadiographs
 from synthaug.errors import DataError
+from synthaug.evaluation.empty_prompt import draw_empty
 from synthaug.evaluation.features import Extractor, Features, features
 from synthaug.evaluation.label_fidelity import Judge, label_fidelity, noise_clusters
 from synthaug.evaluation.resemblance import resemblance
@@ -37,15 +38,10 @@ def recipe_of(data: Any) -> GenerateRecipe:
     return GenerateRecipe.load(path)
 
 
-def changed(recipe: GenerateRecipe, count: int, guidance_scale: float | None = None) -> GenerateRecipe:
-    """The recipe of a control: `count` films of each entry at another scale, or with an empty prompt where there is none."""
-    plan = [entry.model_copy(update={"count": min(count, entry.count)}) for entry in recipe.plan]
-    if guidance_scale is None:
-        plan = [
-            entry.model_copy(update={"labels": dict.fromkeys(entry.labels), "prompt": ""}) for entry in plan
-        ]
-    settings: dict[str, Any] = {} if guidance_scale is None else {"guidance_scale": guidance_scale}
-    return recipe.model_copy(update={"plan": tuple(plan), "gates": None, **settings})
+def changed(recipe: GenerateRecipe, count: int, guidance_scale: float) -> GenerateRecipe:
+    """The recipe of a control: `count` films of each entry at another scale."""
+    plan = tuple(entry.model_copy(update={"count": min(count, entry.count)}) for entry in recipe.plan)
+    return recipe.model_copy(update={"plan": plan, "gates": None, "guidance_scale": guidance_scale})
 
 
 def draw(
@@ -67,9 +63,11 @@ def draw(
         names = [f"{number}-{name}" for number, name in enumerate(names)]
     drawn = []
     for one, name in zip(sets, names, strict=True):
-        recipe = changed(recipe_of(one), count, guidance_scale)
-        folder = out / CONTROLS / kind / name
-        generate(recipe=recipe, model=model, out=folder, device=device)
+        recipe, folder = recipe_of(one), out / CONTROLS / kind / name
+        if guidance_scale is None:
+            drawn.append(draw_empty(one, recipe, model, folder, count, device))
+            continue
+        generate(recipe=changed(recipe, count, guidance_scale), model=model, out=folder, device=device)
         drawn.append(SyntheticRadiographs(folder))
     return drawn
 

@@ -5,11 +5,12 @@ kept. A bin of the reliability diagram holds about equally many films; its share
 are those of the films at hand: balanced films say nothing of how frequent a finding is elsewhere.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from synthaug.evaluation.intervals import wilson
+from synthaug.evaluation.intervals import proportion
 
 MOST = 120
 BINS = 10
@@ -32,14 +33,20 @@ def precision_recall(scores: np.ndarray, labels: np.ndarray) -> list[tuple[float
     return _points(recall[::-1], precision[::-1])
 
 
-def reliability(scores: np.ndarray, labels: np.ndarray) -> list[dict[str, float]]:
-    """Bins of equal count in the order of the scores: mean score, share of present films, its interval, n."""
+def reliability(
+    scores: np.ndarray, labels: np.ndarray, groups: Sequence[str] | None = None
+) -> list[dict[str, float]]:
+    """Bins of equal count in the order of the scores: mean score, share of present films, its interval, n.
+
+    Arguments: `groups` (n,), whose films are not independent, patients say; None takes every film for one of its own.
+    """
     order = np.argsort(scores, kind="stable")
     count = max(1, min(BINS, len(scores) // LEAST))
     out = []
     for part in np.array_split(order, count):
         present = float((labels[part] == 1).sum())
-        low, high = wilson(present, len(part))
+        owners = range(len(part)) if groups is None else [groups[i] for i in part]
+        low, high = proportion((labels[part] == 1).astype(float), owners)
         found = {"score": float(scores[part].mean()), "share": present / len(part), "low": low, "high": high}
         out.append({name: round(value, 5) for name, value in found.items()} | {"n": len(part)})
     return out

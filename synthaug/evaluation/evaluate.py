@@ -101,6 +101,8 @@ def evaluate(
     unseen = None if chosen is None else Together([chosen])
     training = [_generator_part(one) for one in options.generator_data]
     _check(drawn, training, unseen, options, out)
+    say("films of the generator among the unseen")
+    thumbnails = _apart(training, unseen)
     empty = options.empty_prompt
     if empty is None and options.controls:
         say("empty prompt")
@@ -135,7 +137,7 @@ def evaluate(
         say("autoencoder")
         metrics += _autoencoder(options, unseen)
     say("privacy")
-    found, audited = _privacy(sources[0], drawn, training, unseen, options)
+    found, audited = _privacy(sources[0], drawn, training, unseen, options, thumbnails)
     metrics += audited
     settings = settings_of(drawn, read, sources, wanted, where, unseen, training, options.command)
     if found is not None:
@@ -212,6 +214,20 @@ def _check(
             f"privacy: {len(both)} patients are both in the generator's films and among the unseen: "
             f"{', '.join(both[:5])}; choose another --split"
         )
+
+
+def _apart(training: Sequence[Any], unseen: Together | None) -> list[np.ndarray]:
+    """Thumbnails of training and unseen films. Raises `DataError` where a film, or nearly it, is on both sides."""
+    if not training or unseen is None:
+        return []
+    sides = Together(training), unseen
+    thumbnails = [side.images_array(THUMBNAIL, "squash") for side in sides]
+    if both := privacy.shared_films(thumbnails[0], thumbnails[1], (sides[0].names, sides[1].names)):
+        raise DataError(
+            f"privacy: {len(both)} pairs of films are both in the generator's films and among the unseen: "
+            f"{'; '.join(map(str, both[:3]))}; take them out (`synthaug dedupe REAL --against GENERATOR_DATA`)"
+        )
+    return thumbnails
 
 
 def _drawn_again(
@@ -307,23 +323,29 @@ def _autoencoder(options: Options, unseen: Together | None) -> list[Metric]:
     return reconstruction(checkpoint.vae, images, patients, checkpoint.sha256)
 
 
-def _audit_films(source: Extractor, data: Together, options: Options) -> privacy.Films:
+def _audit_films(
+    source: Extractor, data: Together, options: Options, thumbnails: np.ndarray
+) -> privacy.Films:
     held = features(source, data, options.cache)
-    thumbnails = data.images_array(THUMBNAIL, "squash")
     return privacy.Films(held, thumbnails, tuple(data.names), tuple(noise_clusters(data)))
 
 
 def _privacy(
-    source: Extractor, drawn: Together, training: Sequence[Any], unseen: Together | None, options: Options
+    source: Extractor,
+    drawn: Together,
+    training: Sequence[Any],
+    unseen: Together | None,
+    options: Options,
+    thumbnails: Sequence[np.ndarray],
 ) -> tuple[privacy.Audit | None, list[Metric]]:
     facts: dict[str, Any] = {"arm": "synthetic", "extractor": source.name}
     names = (*privacy.NAMES, privacy.MEMBERSHIP)
     if not training or unseen is None:
         absent = "--generator-data" if not training else "--real"
         return None, [missing(name, f"no {absent}: not audited", **facts) for name in names]
-    ours, known, others = (
-        _audit_films(source, data, options) for data in (drawn, Together(training), unseen)
-    )
+    held = drawn.images_array(THUMBNAIL, "squash"), *thumbnails
+    sides = zip((drawn, Together(training), unseen), held, strict=True)
+    ours, known, others = (_audit_films(source, data, options, small) for data, small in sides)
     member = privacy.membership(ours, known, others)
     needed = int(np.ceil(2 / options.rate))
     if len(others) < needed:

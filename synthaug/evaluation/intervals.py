@@ -12,6 +12,8 @@ from typing import Literal
 import numpy as np
 from scipy.stats import t as student
 
+from synthaug.auroc import auroc, resample_groups
+
 Interval = tuple[float, float]
 
 
@@ -66,32 +68,6 @@ def proportion(
     number = effective_number(outcomes, groups, weights)
     mean = float(np.average(outcomes, weights=weights)) if len(outcomes) else 0.0
     return wilson(mean * number, number, confidence)
-
-
-def auroc(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """AUROC, ties counted half, for each of many weightings at once.
-
-    Arguments: `scores` (n,), `labels` (n,), `weights` (r, n) or None for one unweighted value. Returns (r,); NaN where a
-    weighting leaves no present or no absent film.
-    """
-    weights = np.ones((1, len(scores))) if weights is None else np.atleast_2d(weights)
-    _, level = np.unique(scores, return_inverse=True)
-    order = np.argsort(level, kind="stable")
-    starts = np.flatnonzero(np.diff(level[order], prepend=-1))
-    present = np.add.reduceat((weights * (labels == 1))[:, order], starts, axis=1)
-    absent = np.add.reduceat((weights * (labels == 0))[:, order], starts, axis=1)
-    below = np.cumsum(absent, 1) - absent / 2
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return (present * below).sum(1) / (present.sum(1) * absent.sum(1))
-
-
-def resample_groups(
-    groups: Sequence[object] | np.ndarray, replicates: int, rng: np.random.Generator
-) -> np.ndarray:
-    """Bootstrap weights (replicates, n): groups are drawn with replacement, each film as often as its group."""
-    names, group = np.unique(np.asarray([str(g) for g in groups]), return_inverse=True)
-    draws = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=replicates)
-    return draws[:, group].astype(np.float64)
 
 
 @dataclass(frozen=True, slots=True)

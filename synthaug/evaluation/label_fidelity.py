@@ -21,6 +21,7 @@ from synthaug.evaluation.features import weights_digest
 from synthaug.evaluation.intervals import auroc_interval, difference, proportion
 from synthaug.evaluation.results import Metric, missing, protocol_id
 from synthaug.evaluation.sample_size import films_needed
+from synthaug.record import Record
 
 NAMES = ("label accuracy", "label sensitivity", "label specificity", "label AUROC")
 BOUND = 0.95  # the accuracy that the paper reports
@@ -71,10 +72,18 @@ def noise_clusters(data: RadiographData) -> tuple[str, ...]:
     """The cluster of each film: its noise (recipe seed, index) where the records tell, else its patient, else itself."""
     records = getattr(data, "records", None)
     if records is not None and all("seed" in record.provenance for record in records):
-        return tuple(f"{record.provenance['seed']}/{record.key}" for record in records)
+        return tuple(f"{record.provenance['seed']}/{noise_index(record)}" for record in records)
     return tuple(
         key if patient is None else patient for patient, key in zip(data.patients, data.keys, strict=True)
     )
+
+
+def noise_index(record: Record) -> Any:
+    """The index of a film's noise: its key, or where a quality gate had it drawn again that of the draw that passed."""
+    index = (record.provenance.get("quality") or {}).get("index")
+    if index is not None:
+        return index
+    return int(record.key) if record.key.isdecimal() else record.key
 
 
 def balanced(present: np.ndarray, absent: np.ndarray) -> np.ndarray:
@@ -177,8 +186,8 @@ def certificate(
 
     The four figures and the control on synthetic films; accuracy by seed; the ceiling, arm "real"; the accuracy's distance to
     the ceiling; the share of films of an empty prompt that the detector calls present, and how often that agrees with the label
-    that was asked of the same noise; how many independent films would show that the accuracy found exceeds `bound`. What
-    cannot be said has a reason.
+    that the same noise was drawn with, which is a guess; how many independent films would show that the accuracy found
+    exceeds `bound`. What cannot be said has a reason.
     """
     facts: dict[str, Any] = {"finding": finding, "extractor": judge.name, "resize": judge.resize}
     threshold = judge.detector.config.threshold(finding)
@@ -217,8 +226,8 @@ def _empty(
         Metric(name=called_present, arm=arm, value=called.mean(), low=low, high=high, n=len(called), **facts)
     ]
     asked = _asked(synthetic, finding)
-    shared = [i for i, cluster in enumerate(clusters) if cluster in asked]
-    labels = np.array([asked[clusters[i]] for i in shared], float)
+    pairs = [(i, label) for i, cluster in enumerate(clusters) for label in asked.get(cluster, ())]
+    shared, labels = [i for i, _ in pairs], np.array([label for _, label in pairs])
     if len(set(labels.tolist())) < 2:
         reason = "no film shares its noise (seed, index) with films of either label; draw with the seeds of the labelled films"
         return [*out, missing(EMPTY, reason, arm=arm, **facts)]
@@ -226,15 +235,15 @@ def _empty(
     return [*out, fidelity_metrics(held, finding, threshold, arm, "empty prompt label", judge)[0]]
 
 
-def _asked(synthetic: Sequence[RadiographData], finding: str) -> dict[str, float]:
-    """Noise -> 1 where it was drawn with the finding, 0 without; noises that were drawn both ways are left out."""
+def _asked(synthetic: Sequence[RadiographData], finding: str) -> dict[str, list[float]]:
+    """Noise -> the labels that it was drawn with: 1 with the finding, 0 without any, or both."""
     found: dict[str, set[float]] = {}
     for one in synthetic:
         films = zip(noise_clusters(one), _labels(one, finding), _labels(one, "no_finding"), strict=True)
         for cluster, present, absent in films:
             if present == 1 or absent == 1:
                 found.setdefault(cluster, set()).add(float(present == 1))
-    return {cluster: values.pop() for cluster, values in found.items() if len(values) == 1}
+    return {cluster: sorted(values) for cluster, values in found.items()}
 
 
 def _labels(data: RadiographData, finding: str) -> np.ndarray:

@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from synthaug.datasets.leakage import Leak, Part, between
+from synthaug.datasets.likeness import prints_of_images
 from synthaug.errors import DataError
 from synthaug.evaluation.features import THUMBNAIL, Features
 from synthaug.evaluation.features import thumbnails as unit_thumbnails
@@ -211,6 +213,17 @@ def membership(synthetic: Films, training: Films, unseen: Films, arm: str = "syn
         protocol=protocol_id(MEMBERSHIP, 1, source.digest, source.resize, len(source)),
         **facts,
     )
+
+
+def shared_films(
+    training: np.ndarray, unseen: np.ndarray, names: tuple[Sequence[str], Sequence[str]]
+) -> list[Leak]:
+    """Unseen films that are near-duplicates of a training film, by thumbnails uint8 (n, 1, 64, 64); patients are not compared."""
+    parts = {
+        side: Part([None] * len(films), keys, prints_of_images(films[:, 0]))
+        for side, films, keys in zip(("training", "unseen"), (training, unseen), names, strict=True)
+    }
+    return between(("training", "unseen"), parts)
 
 
 def shared_patients(training: Sequence[Any], unseen: Any) -> list[str]:

@@ -37,20 +37,19 @@ def _depth(points: Sequence[Mapping[str, Any]], depth: str) -> str:
         panels,
     ):
         flat = list(panels.flat)
-        for axes, arm in zip(flat, arms, strict=False):
+        for place, (axes, arm) in enumerate(zip(flat, arms, strict=False)):
+            axes.tick_params(
+                labelbottom=place + min(ACROSS, len(arms)) >= len(arms)
+            )  # the lowest of each column
             for name, colour in (("real", INK), (arm, BLUE)):
                 line = sorted(
                     (real[p["size"]]["present"], p) for p in mine if p["arm"] == name and p["size"] in real
                 )
                 x = [place for place, _ in line]
-                axes.fill_between(
-                    x,
-                    [p["low"] for _, p in line],
-                    [p["high"] for _, p in line],
-                    color=colour,
-                    alpha=0.16,
-                    linewidth=0,
-                )
+                low_of, high_of = [p["low"] for _, p in line], [p["high"] for _, p in line]
+                axes.fill_between(x, low_of, high_of, color=colour, alpha=0.16, linewidth=0)
+                if len(line) == 1:  # no band without a second size
+                    axes.plot(x * 2, [*low_of, *high_of], color=colour, alpha=0.4, linewidth=4)
                 axes.plot(x, [p["auroc"] for _, p in line], "o-", color=colour, markersize=3, linewidth=1.4)
             axes.set_title(arm, fontsize=9, color=BLUE if arm != "real" else INK)
             axes.set_xscale("log")

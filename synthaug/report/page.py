@@ -7,13 +7,14 @@ escapes. Pictures come from `FOLDER/pictures/*.png` and are written into the pag
 import base64
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from synthaug.benchmark.conclude import words
 from synthaug.evaluation.pictures import FOLDER
 from synthaug.evaluation.results import Metric, Results
 from synthaug.report.curves import (
@@ -25,6 +26,7 @@ from synthaug.report.curves import (
 )
 from synthaug.report.figures import interval_chart
 from synthaug.report.sections import DIFFERENCE, SUBGROUPS, Section, interval, number, sections
+from synthaug.report.study_curves import score_charts
 from synthaug.report.verdict import Verdict, verdicts
 from synthaug.shards import atomic_write
 
@@ -85,7 +87,7 @@ class Picture:
 class Part:
     """A part of the page as the template takes it.
 
-    `caption` explains the charts, no rows mean no table, `shared` is what holds for every row.
+    `caption` explains the charts, no rows mean no table, `shared` is what holds for every row; `folded` parts open by a click.
     """
 
     title: str
@@ -95,6 +97,7 @@ class Part:
     rows: tuple[tuple[Cell, ...], ...] = ()
     caption: str = "Dot and line: value and 95 % interval. Orange stroke: floor."
     shared: str = ""
+    folded: bool = False
 
 
 def write_page(folder: str | Path, results: Results | None = None) -> Path:
@@ -164,6 +167,9 @@ def parts(results: Results) -> list[Part]:
         about = "A caricature is easy to recognise: labels that grow clearer while coverage falls are paid for in resemblance."
         found.append(_charted("Fidelity beside coverage", about, guided, "Strokes: 95 % intervals."))
     scored = results.settings.get("curves") or []
+    if results.kind == "benchmark":
+        found += _study_scores(scored)
+        scored = []
     for section in sections(results.metrics):
         found.append(part(section))
         if section.title == "Labels" and scored:
@@ -175,6 +181,25 @@ def parts(results: Results) -> list[Part]:
 
 def _charted(title: str, about: str, charts: Sequence[str], caption: str) -> Part:
     return Part(title, about, tuple(Markup(chart) for chart in charts), caption=caption)
+
+
+def _study_scores(curves: Sequence[dict[str, Any]]) -> Iterator[Part]:
+    """Ranking and calibration of a study, a part a depth and size; all but the last of a depth are folded."""
+    groups = list(dict.fromkeys((one["depth"], one["size"]) for one in curves))
+    about = (
+        "Ink: real films alone; blue: the arm. ROC and precision-recall are means over draws. Probabilities were calibrated on "
+        "validation in every arm alike: does one of .3 mean that three of ten judged films show the finding?"
+    )
+    caption = (
+        "Bands: pointwise 95 %, patients crossed with draws. Strokes: 95 %, patients as clusters, draws together. "
+        "Dotted: chance, at the films' own frequency; perfect calibration."
+    )
+    for place, (depth, size) in enumerate(groups):
+        charts = score_charts([one for one in curves if (one["depth"], one["size"]) == (depth, size)])
+        last = place + 1 == len(groups) or groups[place + 1][0] != depth
+        if charts:
+            held = _charted(f"Ranking and calibration, {depth}, {words(size)}", about, charts, caption)
+            yield replace(held, folded=not last)
 
 
 def _scored(curves: Sequence[dict[str, Any]]) -> list[Part]:
