@@ -1,7 +1,6 @@
 """Checkpoints: diffusers Stable-Diffusion folders plus `synthaug.json`, loaded and saved.
 
     FOLDER/model_index.json  synthaug.json  unet/  vae/  text_encoder/  tokenizer/  scheduler/
-    FOLDER/guide/            a worse version of its U-Net, if it has one, for guidance to lead away from (`guide.py`)
     FOLDER/fast/             its few-step variant, if it has one: what the route `distill` made of it, adapter or checkpoint
 
 Weights are fp16 safetensors in shards of at most 15 MB. Latents' channels, scaling and shift are read from
@@ -34,7 +33,6 @@ from synthaug.diffusion.components import (
     read_json,
 )
 from synthaug.diffusion.device import choose_device, choose_dtype
-from synthaug.diffusion.guide import GUIDE, guide_file, load_guide
 from synthaug.diffusion.projected_text_encoder import ProjectedTextEncoder
 from synthaug.diffusion.schedule import make_scheduler
 from synthaug.diffusion.sources import license_of, locate
@@ -56,7 +54,6 @@ class Checkpoint:
         card: the facts of `synthaug.json`.
         name: "embedded", the folder's name or the hub id.
         sha256: identity of weights, configurations, tokenizer and schedule.
-        guide: the U-Net that guidance leads away from; None where that is `unet`.
         embeddings: text embeddings by prompt, as the sampler needed them.
     """
 
@@ -68,7 +65,6 @@ class Checkpoint:
     card: CheckpointCard
     name: str
     sha256: str
-    guide: Any | None = None
     embeddings: dict[str, torch.Tensor] = field(default_factory=dict, repr=False)
 
     @property
@@ -123,9 +119,8 @@ class Checkpoint:
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Move or convert the three models in place, as `torch.nn.Module.to` does."""
-        for model in (self.unet, self.vae, self.text_encoder, self.guide):
-            if model is not None:
-                model.to(*args, **kwargs)
+        for model in (self.unet, self.vae, self.text_encoder):
+            model.to(*args, **kwargs)
         self.embeddings.clear()
         return self
 
@@ -182,8 +177,7 @@ def _load_adapter(folder: Path, name: str) -> Checkpoint:
         if path not in tokens:
             adapters.fuse_lora(path, {"unet": base.unet, "text_encoder": base.text_encoder})
     adapters.add_tokens(tokens, base.tokenizer, base.text_encoder)
-    identity = adapters.identity(base.sha256, files)
-    return replace(base, card=card, name=name, sha256=identity, guide=None, embeddings={})
+    return replace(base, card=card, name=name, sha256=adapters.identity(base.sha256, files), embeddings={})
 
 
 def _load_folder(folder: Path, name: str, precision: torch.dtype) -> Checkpoint:
@@ -192,7 +186,6 @@ def _load_folder(folder: Path, name: str, precision: torch.dtype) -> Checkpoint:
     text_encoder = load_text_encoder(folder, index["text_encoder"], precision)
     scheduler_config = read_json(folder / "scheduler" / "scheduler_config.json")
     scheduler_config["_class_name"] = index["scheduler"]
-    guide, whole = load_guide(folder, unet), identity(folder)
     checkpoint = Checkpoint(
         unet=unet,
         vae=vae,
@@ -201,8 +194,7 @@ def _load_folder(folder: Path, name: str, precision: torch.dtype) -> Checkpoint:
         scheduler_config=scheduler_config,
         card=_foreign_card(unet, vae, license_of(folder)),
         name=name,
-        sha256=whole if guide is None else adapters.identity(whole, [guide_file(folder)]),
-        guide=guide,
+        sha256=identity(folder),
     )
     _check_fit(checkpoint, folder)
     if (folder / CARD).exists():
@@ -289,7 +281,6 @@ def save_checkpoint(
     _as_made(tokenizer).save_pretrained(partial / "tokenizer")
     scheduler.save_pretrained(partial / "scheduler")
     (folder / INDEX).unlink(missing_ok=True)
-    shutil.rmtree(folder / GUIDE, ignore_errors=True)  # it was of the older checkpoint
     for path in partial.rglob("*.safetensors"):
         path.chmod(0o644)  # safetensors writes 0600, which an installed package could not be read with
     for home in sorted(partial.iterdir()):

@@ -37,7 +37,7 @@ from torch.nn.functional import avg_pool2d, interpolate, max_pool2d
 from synthaug.diffusion.checkpoint import Checkpoint
 from synthaug.diffusion.inversion import encode, invert, known_prediction
 from synthaug.diffusion.noise import generator, noise
-from synthaug.diffusion.sampler import Settings, decode, embed, predict, predict_pair
+from synthaug.diffusion.sampler import Settings, decode, embed, predict
 from synthaug.diffusion.schedule import make_scheduler, quiet_numpy, takes_generator
 from synthaug.errors import UserError
 
@@ -229,8 +229,9 @@ class _Walker:
             time, settings = scheduler.timesteps[step], self.settings
             if not settings.guided(step, len(scheduler.timesteps)):
                 return predict(self.checkpoint, scaled, time, text).float()
-            pair = predict_pair(self.checkpoint, scaled, time, self.negative, text)
-            away, toward = (part.float() for part in pair)
+            both = torch.cat([self.negative, text])
+            pair = predict(self.checkpoint, torch.cat([scaled, scaled]), time, both).float()
+            away, toward = pair.chunk(2)
             return away + settings.guidance_scale * (toward - away)
 
         return guided

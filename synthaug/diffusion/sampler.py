@@ -6,9 +6,9 @@ with scale w turns two predictions, with the prompt and with the negative prompt
 
     v = v_negative + w (v_prompt - v_negative)
 
-A scale of 1 is off. Where the checkpoint has a guide, v_negative is the guide's (`synthaug.diffusion.guide`). Guidance may be
-limited to an interval of steps (Kynkäänniemi et al., arXiv:2404.07724): outside it only the prompt's own prediction is
-computed, at half the cost. Coarse features of the U-Net may be kept for some steps (`feature_cache`).
+A scale of 1 is off. Guidance may be limited to an interval of steps (Kynkäänniemi et al., arXiv:2404.07724):
+outside it only the prompt's own prediction is computed, at half the cost. Coarse features of the U-Net may be kept for
+some steps (`feature_cache`).
 
 Noise is a function of (seed, index). Images of one (seed, index, prompt) in batches of other sizes or
 company differ by rounding alone: at most 2 grey levels in float32.
@@ -17,8 +17,7 @@ company differ by rounding alone: at most 2 grey levels in float32.
 import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -117,7 +116,7 @@ def sample(
         guidance_scale, guidance_interval, num_inference_steps, scheduler, image_size: None takes the
             checkpoint's.
         feature_interval: coarse features of the U-Net are computed every so many steps; None and 1: at each.
-        exact: the numbers of `StableDiffusionPipeline` from the same latents: guidance at every step and without a guide, latents
+        exact: the numbers of `StableDiffusionPipeline` from the same latents: guidance at every step, latents
             in the precision of the weights, and the scheduler that the checkpoint came with unless one is named.
 
     Returns:
@@ -134,7 +133,6 @@ def sample(
             f"found {len(prompts)} prompts, {len(seeds)} seeds, {len(negatives)} negative prompts"
         )
     if exact:
-        checkpoint = replace(checkpoint, guide=None)
         guidance_interval, scheduler, feature_interval = (0.0, 1.0), scheduler or AS_SAVED, 1
     settings = resolve(
         checkpoint,
@@ -212,23 +210,20 @@ def walk(
     scheduler = make_scheduler(checkpoint.scheduler_config, settings.scheduler)
     scheduler.set_timesteps(settings.num_inference_steps, device=checkpoint.device)
     extra: dict[str, Any] = {"generator": generators} if takes_generator(scheduler) else {}
+    both = torch.cat([negative, text])
     steps = len(scheduler.timesteps)
     if begin:
         scheduler.set_begin_index(begin)
     else:
         latents = latents * scheduler.init_noise_sigma
-    networks = [network for network in (checkpoint.unet, checkpoint.guide) if network is not None]
-    with ExitStack() as stack:
-        counts = [
-            stack.enter_context(cached_features(network, settings.feature_interval)) for network in networks
-        ]
+    with cached_features(checkpoint.unet, settings.feature_interval) as count:
         for step, time in enumerate(scheduler.timesteps[begin:], begin):
-            for count in counts:
-                count(step - begin)
+            count(step - begin)
             scaled = scheduler.scale_model_input(latents, time)
             if settings.guided(step, steps):
-                pair = predict_pair(checkpoint, scaled, time, negative, text)
-                away, prediction = (part.to(latents.dtype) for part in pair)
+                away, prediction = (
+                    predict(checkpoint, torch.cat([scaled, scaled]), time, both).to(latents.dtype).chunk(2)
+                )
                 prediction = away + settings.guidance_scale * (prediction - away)
             else:
                 prediction = predict(checkpoint, scaled, time, text).to(latents.dtype)
@@ -237,29 +232,11 @@ def walk(
 
 
 def predict(
-    checkpoint: Checkpoint, latents: torch.Tensor, time: torch.Tensor, text: torch.Tensor, guide: bool = False
+    checkpoint: Checkpoint, latents: torch.Tensor, time: torch.Tensor, text: torch.Tensor
 ) -> torch.Tensor:
-    """The prediction of noise, v or sample, as the checkpoint was trained; its U-Net's or its guide's."""
-    network = checkpoint.guide if guide else checkpoint.unet
+    """The U-Net's prediction of noise, v or sample, as the checkpoint was trained."""
     latents = latents.to(checkpoint.dtype, memory_format=torch.channels_last)
-    return network(latents, time, encoder_hidden_states=text, return_dict=False)[0]
-
-
-def predict_pair(
-    checkpoint: Checkpoint,
-    latents: torch.Tensor,
-    time: torch.Tensor,
-    negative: torch.Tensor,
-    text: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """What guidance leads away from, which the guide predicts if there is one, and what it leads toward."""
-    if checkpoint.guide is not None:
-        return predict(checkpoint, latents, time, negative, guide=True), predict(
-            checkpoint, latents, time, text
-        )
-    both = predict(checkpoint, torch.cat([latents, latents]), time, torch.cat([negative, text]))
-    away, toward = both.chunk(2)
-    return away, toward
+    return checkpoint.unet(latents, time, encoder_hidden_states=text, return_dict=False)[0]
 
 
 @torch.inference_mode()
