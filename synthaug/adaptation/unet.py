@@ -1,22 +1,29 @@
 """The route `unet`: all of the U-Net, the rest frozen (Chambon et al. 2022, arXiv:2210.04133), with or without a prior."""
 
+from dataclasses import replace
 from typing import Literal
+
+from pydantic import Field
 
 from synthaug.adaptation.denoising import TextToNoise
 from synthaug.adaptation.fine_tuning import FineTuning, FineTuningRecipe
+from synthaug.adaptation.widening import widen
 from synthaug.diffusion.checkpoint import save_as_saved
 
 
 class UNetRecipe(FineTuningRecipe):
-    """See `FineTuningRecipe`."""
+    """See `FineTuningRecipe`. `widen`: channels of the finest level before training begins (`widening`); the base's when None."""
 
     route: Literal["unet"] = "unet"
+    widen: int | None = Field(default=None, gt=0)
 
 
 class UNet(FineTuning):
     """Full fine-tuning of the U-Net; the result is a checkpoint of its own."""
 
     def prepare(self) -> TextToNoise:
+        if self.recipe.widen:
+            self.base = replace(self.base, unet=widen(self.base.unet, self.recipe.widen))
         self.base.unet.requires_grad_(True)
         return TextToNoise(self.base.unet, self.base.text_encoder, self.job.execution.compiled)
 

@@ -14,10 +14,11 @@ from synthaug.adaptation.unet import UNet
 
 
 class UNetTextEncoderRecipe(FineTuningRecipe):
-    """`text_encoder_rate`: the text encoder's share of `training.learning_rate`."""
+    """`text_encoder_rate`: the text encoder's share of `training.learning_rate`; `widen` as of route `unet`."""
 
     route: Literal["unet_text_encoder"] = "unet_text_encoder"
     text_encoder_rate: float = Field(default=1.0, gt=0)
+    widen: int | None = Field(default=None, gt=0)
 
 
 class UNetTextEncoder(UNet):
