@@ -3,9 +3,9 @@
     python benchmarks/model_page.py --real NIH [--model embedded] [--finding pleural_effusion ...] [--count 100]
         [--part validation] [--log TRAINING/log.jsonl ...] [--out model-page]
 
-Draws COUNT films of each finding (by default all that the checkpoint offers) and view (the same command resumes), prints
-their band power over that of real films of the part, view by view, and writes `sheet.png`, `sharpness.png` and, from the logs
-of `synthaug adapt` in the order of their legs, `training.png`. No picture holds a real film.
+Draws COUNT films of each finding (by default all that the checkpoint offers) and view into OUT/films/FINDING (the same command
+resumes), prints their band power over that of real films of the part, view by view, and writes `sheet.png`, `sharpness.png`
+and, from the logs of `synthaug adapt` in the order of their legs, `training.png`. No picture holds a real film.
 """
 
 import argparse
@@ -24,16 +24,20 @@ from synthaug.generation.plan import GenerateRecipe, PlanEntry
 from synthaug.images import contact_sheet
 
 SIZE, SHOWN, SMOOTH = 256, 6, 50
+SEED, SHARD = 500, 100
 
 
 def draw(model: str, asked_for: list[str] | None, count: int, out: Path) -> dict[tuple[str, str], np.ndarray]:
-    """(finding, view) -> films (count, 1, 256, 256), from one run."""
-    card = load_checkpoint(model).card
-    asked = [(finding, view) for finding in asked_for or card.findings for view in card.views]
-    plan = tuple(PlanEntry(labels={finding: 1.0}, view=view, count=count) for finding, view in asked)
-    generate(recipe=GenerateRecipe(plan=plan, seed=500), model=model, out=out)
-    films = SyntheticRadiographs(out).images_array(SIZE, "squash")
-    return dict(zip(asked, np.split(films, len(asked)), strict=True))
+    """(finding, view) -> films (count, 1, 256, 256), from one run a finding."""
+    card, drawn = load_checkpoint(model).card, {}
+    for number, finding in enumerate(asked_for or card.findings):
+        plan = tuple(PlanEntry(labels={finding: 1.0}, view=view, count=count) for view in card.views)
+        recipe = GenerateRecipe(plan=plan, seed=SEED + number, shard_size=SHARD)
+        generate(recipe=recipe, model=model, out=out / finding)
+        films = SyntheticRadiographs(out / finding).images_array(SIZE, "squash")
+        parts = np.split(films, len(card.views))
+        drawn |= {(finding, view): part for view, part in zip(card.views, parts, strict=True)}
+    return drawn
 
 
 def sheet(drawn: dict[tuple[str, str], np.ndarray]) -> np.ndarray:
