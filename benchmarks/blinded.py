@@ -1,10 +1,11 @@
 """Real and synthetic films shuffled on numbered sheets for a person's eye, and the score of the answers.
 
-    python benchmarks/blinded.py --real NIH --synthetic FOLDER [--count 20] [--part validation] [--seed 0] --out BLINDED
+    python benchmarks/blinded.py --real NIH --synthetic FOLDER ... [--count 20] [--part validation] [--seed 0] --out BLINDED
     python benchmarks/blinded.py --out BLINDED --answers "1r 2s 3s ..."
 
-COUNT films of each side, PA and AP in equal numbers where both have them, at 256 px, twenty a sheet. `key.csv` says which is
-which: read the sheets and write the answers (r real, s synthetic) before it is opened. The sheets hold real films: keep them.
+COUNT films of each side, PA and AP in equal numbers where both have them, and of each folder alike, at 256 px, twenty a
+sheet. `key.csv` says which is which: read the sheets and write the answers (r real, s synthetic) before it is opened. The sheets
+hold real films: keep them.
 """
 
 import argparse
@@ -31,14 +32,13 @@ def chosen(data: object, count: int, rng: np.random.Generator) -> np.ndarray:
     return data.subset(picked).images_array(SIZE, "squash")
 
 
-def build(real: str, synthetic: str, part: str, count: int, seed: int, out: Path) -> None:
+def build(real: str, synthetic: list[str], part: str, count: int, seed: int, out: Path) -> None:
     """Write the sheets and the key."""
     rng = np.random.default_rng(seed)
-    sides = {
-        "r": RealRadiographs(real, split=part, splits_file="nih-sample", min_age=18),
-        "s": SyntheticRadiographs(synthetic),
-    }
-    films = {side: chosen(data, count, rng) for side, data in sides.items()}
+    films = {"r": chosen(RealRadiographs(real, split=part, splits_file="nih-sample", min_age=18), count, rng)}
+    shares = [len(share) for share in np.array_split(np.arange(count), len(synthetic))]
+    folders = [SyntheticRadiographs(folder) for folder in synthetic]
+    films["s"] = np.concatenate([chosen(data, n, rng) for data, n in zip(folders, shares, strict=True)])
     truth = np.repeat(list(films), [len(images) for images in films.values()])
     order = rng.permutation(len(truth))
     shuffled = np.concatenate(list(films.values()))[order]
@@ -72,7 +72,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--real")
-    parser.add_argument("--synthetic")
+    parser.add_argument("--synthetic", nargs="+")
     parser.add_argument("--part", choices=("validation", "test"), default="validation")
     parser.add_argument("--count", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
