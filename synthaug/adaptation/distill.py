@@ -30,7 +30,7 @@ from synthaug.adaptation import films, latents
 from synthaug.adaptation.captions import CaptionRecipe
 from synthaug.adaptation.denoising import DiffusionRecipe, TextToNoise, film_weights
 from synthaug.adaptation.fine_tuning import FineTuning, FineTuningRecipe
-from synthaug.adaptation.loop import StepRecord, Training, draws, share
+from synthaug.adaptation.loop import StepRecord, draws, share
 from synthaug.adaptation.lora import config, inject, save_factors
 from synthaug.adaptation.results import write_adapter
 from synthaug.adaptation.route import Progress
@@ -251,7 +251,7 @@ class Distill(FineTuning):
         return config | ours | {"_class_name": "DDIMScheduler"}
 
     def advance(self) -> Iterator[Progress]:
-        job, recipe, device = self.job, self.recipe, self.job.accelerator.device
+        recipe, device = self.recipe, self.job.accelerator.device
         self.base.vae.to(device)
         identity = self.identity(list(self.films.records))
         yield from self._draw_paths(identity)
@@ -271,28 +271,10 @@ class Distill(FineTuning):
         checked = set(range(len(paths.texts))) - set(train)
         count = len(self.knots.times)
         pairs = [path * count + knot for path in sorted(checked) for knot in range(paths.begins[path], count)]
-        training = Training(
-            route,
-            recipe.training,
-            self.state / recipe.route,
-            identity,
-            job.accelerator,
-            micro_batch=job.execution.micro_batch,
-            half=job.execution.half,
-            optimizer=job.execution.optimizer,
-            averaging=job.execution.averaging,
-        )
+        training = self.training(route, recipe.training, self.state / recipe.route, identity)
         yield from self._train(training, route, pairs)
-        training.finish()
-        averaged = training.averaged("unet")
-        for name, p in self.module.named_parameters():
-            if name in averaged:
-                p.data.copy_(averaged[name])
-        if job.accelerator.is_main_process:
-            for model in (self.module, self.base.vae):
-                model.to("cpu")
-            self.write()
-        job.accelerator.wait_for_everyone()
+        training.leave("unet", self.module)
+        self.end()
 
     def write(self) -> None:
         recipe = self.recipe

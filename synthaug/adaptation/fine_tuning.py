@@ -199,29 +199,20 @@ class FineTuning(Run):
             stored=stored,
         )
         if self.parameters()[0]:
-            training = Training(
-                route,
-                recipe.training,
-                self.state / recipe.route,
-                self.identity(records),
-                job.accelerator,
-                self.rates,
-                job.execution.micro_batch,
-                job.execution.half,
-                job.execution.optimizer,
-                job.execution.averaging,
-            )
+            home, identity = self.state / recipe.route, self.identity(records)
+            training = self.training(route, recipe.training, home, identity, self.rates)
             yield from self._train(training, route, out)
-            training.finish()
-            averaged = training.averaged("unet")
-            for name, p in self.module.named_parameters():
-                if name in averaged:
-                    p.data.copy_(averaged[name])
-        if job.accelerator.is_main_process:
+            training.leave("unet", self.module)
+        self.end()
+
+    def end(self) -> None:
+        """Write the result, by one process."""
+        accelerator = self.job.accelerator
+        if accelerator.is_main_process:
             for model in (self.module, self.base.vae):
                 model.to("cpu")
             self.write()
-        job.accelerator.wait_for_everyone()
+        accelerator.wait_for_everyone()
 
     def identity(self, records: list[Any]) -> dict[str, Any]:
         """What a resume must find equal: recipe, base, films and their texts."""

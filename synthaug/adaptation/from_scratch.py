@@ -31,7 +31,7 @@ from synthaug.adaptation.captions import CaptionRecipe
 from synthaug.adaptation.denoising import DiffusionRecipe, DiffusionRoute, TextToNoise
 from synthaug.adaptation.films import for_findings, load
 from synthaug.adaptation.latents import AugmentationRecipe
-from synthaug.adaptation.loop import LoopRecipe, Route, Training
+from synthaug.adaptation.loop import Training
 from synthaug.adaptation.masters import in_kind
 from synthaug.adaptation.principal_components import PrincipalComponents, fit
 from synthaug.adaptation.route import Job, Progress, RouteRecipe, Run, SamplingDefaults
@@ -189,7 +189,8 @@ class FromScratch(Run):
                 "shape": self.recipe.autoencoder.values(),
                 "films": self.films.digest,
             }
-            training = self._training(route, recipe, home, identity)
+            # The losses (spectra, an adversary) need float32 and stay with autocast.
+            training = self.training(route, recipe, home, identity, half=False)
             yield from self._advance(training, "autoencoder", "autoencoder", self.vae)
         self.vae.to("cpu")
 
@@ -227,29 +228,10 @@ class FromScratch(Run):
                 ).hexdigest(),
                 "start": _digest(module.state_dict()),
             }
-            training = self._training(route, leg, home, identity)
+            training = self.training(route, leg, home, identity)
             name = f"unet {number + 1}/{len(self.recipe.legs)}"
             yield from self._advance(training, "unet", name, module, leg.image_size)
         module.to("cpu")
-
-    def _training(
-        self, route: Route, recipe: LoopRecipe, home: Path, identity: Mapping[str, Any]
-    ) -> Training:
-        how = self.job.execution
-        # The autoencoder's losses (spectra, an adversary) need float32 and stay with autocast.
-        half = how.half and isinstance(route, DiffusionRoute)
-        return Training(
-            route,
-            recipe,
-            home,
-            identity,
-            self.accelerator,
-            None,
-            how.micro_batch,
-            half,
-            how.optimizer,
-            how.averaging,
-        )
 
     def _advance(
         self, training: Training, player: str, name: str, module: nn.Module, size: int | None = None

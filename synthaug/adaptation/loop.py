@@ -240,6 +240,14 @@ class Training:
             return self.averages[player]
         return averages.of_length(self.folder, player, self.averaging.length, self.recipe.ema, self.step)
 
+    def leave(self, player: str, module: nn.Module) -> None:
+        """End here: float32 weights for the players again, and the moving average of one of them in `module`."""
+        self.finish()
+        averaged = self.averaged(player)
+        for name, p in module.named_parameters():
+            if name in averaged:
+                p.data.copy_(averaged[name])
+
     @contextmanager
     def swapped(self, player: str) -> Iterator[None]:
         """The player with its moving average in place of its weights, for samples and validation."""

@@ -6,7 +6,7 @@ its state in `job.out/training`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from pydantic import Field, field_validator
 
 from synthaug.adaptation.averages import NONE_KEPT, Averaging
 from synthaug.adaptation.films import Films, Storage, quarter_of_memory
-from synthaug.adaptation.loop import StepRecord
+from synthaug.adaptation.loop import LoopRecipe, Route, StepRecord, Training
 from synthaug.datasets.base import Radiographs
 from synthaug.diffusion.card import Base
 from synthaug.diffusion.checkpoint import Checkpoint
@@ -194,6 +194,36 @@ class Run(ABC):
         if base is None:
             raise UserError(f"route {self.job.recipe.route} has no base; give it with --model")
         return Base(name=base.name, sha256=base.sha256, license=base.card.license)
+
+    def training(
+        self,
+        route: Route,
+        recipe: LoopRecipe,
+        home: Path,
+        identity: Mapping[str, Any],
+        rates: Mapping[str, float] | None = None,
+        half: bool = True,
+    ) -> Training:
+        """The training of a route, executed as the job says.
+
+        Args:
+            home: folder of its state.
+            identity, rates: as of `Training`.
+            half: whether its networks may hold bfloat16 weights, where the execution asks for them.
+        """
+        how = self.job.execution
+        return Training(
+            route,
+            recipe,
+            home,
+            identity,
+            self.job.accelerator,
+            rates,
+            how.micro_batch,
+            how.half and half,
+            how.optimizer,
+            how.averaging,
+        )
 
     def facts(self) -> dict[str, Any]:
         """What the model card tells beyond recipe and films."""

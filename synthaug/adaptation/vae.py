@@ -13,7 +13,6 @@ from pydantic import Field
 
 from synthaug.adaptation import films
 from synthaug.adaptation.autoencoding import AutoencoderRecipe, AutoencoderRoute
-from synthaug.adaptation.loop import Training
 from synthaug.adaptation.route import Job, Progress, RouteRecipe, Run
 from synthaug.diffusion.checkpoint import save_as_saved
 from synthaug.errors import UserError
@@ -83,23 +82,12 @@ class Vae(Run):
         pyramid = [self.films.pyramid[size] for size in recipe.training.film_sizes]
         route = AutoencoderRoute(vae, recipe.training, pyramid, compiled=job.execution.compiled)
         identity = {"recipe": recipe.values(), "base": self.base.sha256, "films": self.films.digest}
-        training = Training(
-            route,
-            recipe.training,
-            self.state / recipe.route,
-            identity,
-            job.accelerator,
-            micro_batch=job.execution.micro_batch,
-            optimizer=job.execution.optimizer,
-            averaging=job.execution.averaging,
-        )
+        # The losses (spectra, an adversary) need float32 and stay with autocast.
+        training = self.training(route, recipe.training, self.state / recipe.route, identity, half=False)
         steps = min(recipe.training.steps, job.execution.max_steps or recipe.training.steps)
         for record in training.run(job.execution.save_every, until=steps):
             yield Progress(recipe.route, steps, record)
-        averaged = training.averaged("autoencoder")
-        for name, p in vae.named_parameters():
-            if name in averaged:
-                p.data.copy_(averaged[name])
+        training.leave("autoencoder", vae)
         if job.accelerator.is_main_process:
             vae.to("cpu")
             update: dict[str, Any] = {
