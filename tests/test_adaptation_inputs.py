@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from adaptations import CPU, begin
+from adapted import UNSUPPORTED, of_another_architecture
 from safetensors.torch import load_file, save_file
 from tiny_checkpoint import build
 
@@ -111,12 +112,8 @@ def test_another_base_is_no_resume(tiny_nih: Path, tiny_checkpoint: Path, tmp_pa
 def test_a_base_of_another_architecture_says_what_is_supported(
     tiny_nih: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    folder = Path(shutil.copytree(tiny_checkpoint, tmp_path / "xl"))
-    index = json.loads((folder / "model_index.json").read_text())
-    (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": "StableDiffusionXLPipeline"}))
-    with pytest.raises(
-        CheckpointError, match=r"StableDiffusionXLPipeline.*supported is Stable Diffusion 1\.x and 2\.x"
-    ):
+    folder = of_another_architecture(tiny_checkpoint, tmp_path / "xl")
+    with pytest.raises(CheckpointError, match=UNSUPPORTED):
         begin(tiny_nih, folder, tmp_path / "o")
     sample = build(tmp_path / "sample", prediction_type="sample", zero_snr=False)
     with pytest.raises(CheckpointError, match="epsilon or v_prediction"):

@@ -1,13 +1,12 @@
 """The seven routes on real films: the loss falls, a kill changes no bit, the result generates, wrong data are refused."""
 
-import json
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from adapted import UNSUPPORTED, of_another_architecture, remembered
 from diffusers import DDPMScheduler
 from safetensors.torch import load_file
 from tiny_checkpoint import SIZE
@@ -76,15 +75,7 @@ def start(parts: dict[str, RealRadiographs], tiny_checkpoint: Path) -> Callable[
 @pytest.fixture(scope="module")
 def made(start: Callable, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, list]]:
     """`made(route)` -> folder and steps of one run that nothing interrupted."""
-    done: dict[str, tuple[Path, list]] = {}
-
-    def get(route: str) -> tuple[Path, list]:
-        if route not in done:
-            out = tmp_path_factory.mktemp(route) / "result"
-            done[route] = out, list(start(route, out))
-        return done[route]
-
-    return get
+    return remembered(start, tmp_path_factory)
 
 
 @torch.no_grad()
@@ -184,10 +175,6 @@ def test_a_finding_without_a_film_is_refused(start: Callable, tmp_path: Path, ro
 def test_a_base_of_another_architecture_is_refused(
     start: Callable, tiny_checkpoint: Path, tmp_path: Path, route: str
 ) -> None:
-    folder = Path(shutil.copytree(tiny_checkpoint, tmp_path / "xl"))
-    index = json.loads((folder / "model_index.json").read_text())
-    (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": "StableDiffusionXLPipeline"}))
-    with pytest.raises(
-        CheckpointError, match=r"StableDiffusionXLPipeline.*supported is Stable Diffusion 1\.x and 2\.x"
-    ):
+    folder = of_another_architecture(tiny_checkpoint, tmp_path / "xl")
+    with pytest.raises(CheckpointError, match=UNSUPPORTED):
         next(start(route, tmp_path / "o", base=folder))

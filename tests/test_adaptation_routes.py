@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from adapted import remembered
 from safetensors import safe_open
 from safetensors.torch import load_file
 from tiny_checkpoint import SIZE, build
@@ -46,15 +47,7 @@ def start(tiny_nih: Path, tiny_checkpoint: Path) -> Start:
 @pytest.fixture(scope="module")
 def made(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, list]]:
     """`made(route)` -> folder and steps of one finished run, shared by the tests of this file."""
-    done: dict[str, tuple[Path, list]] = {}
-
-    def get(route: str) -> tuple[Path, list]:
-        if route not in done:
-            out = tmp_path_factory.mktemp(route) / "result"
-            done[route] = out, list(start(route, out))
-        return done[route]
-
-    return get
+    return remembered(start, tmp_path_factory)
 
 
 @pytest.mark.parametrize("route", DIFFUSION)

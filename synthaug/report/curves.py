@@ -9,7 +9,7 @@ from typing import Any
 
 from synthaug.evaluation.results import Metric
 from synthaug.findings import title
-from synthaug.report.figures import BLUE, INK, ORANGE, axes_of, svg
+from synthaug.report.figures import BLUE, INK, ORANGE, axes_of, reliability, svg
 
 COLOURS = (BLUE, ORANGE, "#2a9d6f", "#b05cc6", "#c94f4f", "#8a8f2a")
 ARM = re.compile(r"^(.*?)guidance ([\d.]+)$")
@@ -104,16 +104,7 @@ def reliability_charts(curves: Sequence[Mapping[str, Any]]) -> list[str]:
             flat = list(panels.flat)
             for axes, one in zip(flat, mine, strict=False):
                 axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle=":")
-                for bin_ in one["reliability"]:
-                    x = bin_["score"]
-                    axes.plot([x, x], [bin_["low"], bin_["high"]], color=BLUE, linewidth=1.6, alpha=0.6)
-                axes.plot(
-                    [b["score"] for b in one["reliability"]],
-                    [b["share"] for b in one["reliability"]],
-                    "o",
-                    color=BLUE,
-                    markersize=4,
-                )
+                reliability(axes, one["reliability"], BLUE, size=4)
                 counts = sorted({b["n"] for b in one["reliability"]})
                 told = "-".join(str(n) for n in dict.fromkeys((counts[0], counts[-1])))
                 axes.set_title(

@@ -7,7 +7,7 @@ and never read as mathematics.
 import html
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -95,3 +95,18 @@ def svg(figure: Any, description: str) -> str:
 
 def _short(text: str, most: int = 58) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def reliability(axes: Any, bins: Sequence[Mapping[str, Any]], colour: str, size: float) -> None:
+    """A calibration diagram's points, share that shows the finding over mean probability, with their intervals."""
+    for bin_ in bins:
+        axes.plot(
+            [bin_["score"]] * 2, [bin_["low"], bin_["high"]], color=colour, linewidth=0.4 * size, alpha=0.6
+        )
+    axes.plot(
+        [bin_["score"] for bin_ in bins],
+        [bin_["share"] for bin_ in bins],
+        "o",
+        color=colour,
+        markersize=size,
+    )

@@ -6,7 +6,7 @@ Conventions: those of `figures`; a panel an arm, ink is `real`, blue the arm; ""
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from synthaug.report.figures import BLUE, INK, axes_of, svg
+from synthaug.report.figures import BLUE, INK, axes_of, reliability, svg
 
 ACROSS = 4
 Curves = Mapping[str, Any]
@@ -67,12 +67,4 @@ def _line(axes: Any, one: Curves, colour: str) -> None:
 
 
 def _bins(axes: Any, one: Curves, colour: str) -> None:
-    for bin_ in one["reliability"]:
-        axes.plot([bin_["score"]] * 2, [bin_["low"], bin_["high"]], color=colour, linewidth=1.2, alpha=0.45)
-    axes.plot(
-        [bin_["score"] for bin_ in one["reliability"]],
-        [bin_["share"] for bin_ in one["reliability"]],
-        "o",
-        color=colour,
-        markersize=2.6,
-    )
+    reliability(axes, one["reliability"], colour, size=2.6)
