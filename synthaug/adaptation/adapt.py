@@ -90,7 +90,9 @@ def adapt(
             text_encoder=text_encoder,
             captions=dict(captions or {}),
             on_films=on_films,
-            on_samples=lambda part, step, size, made: _grid(out, part, step, size, made),
+            on_samples=lambda part, step, size, made: _grid(
+                out if accelerator.is_main_process else None, part, step, size, made
+            ),
         )
     )
     if not accelerator.is_main_process:
@@ -166,6 +168,7 @@ def _run_facts(
         "precision": execution.precision or accelerator.mixed_precision,
         "optimizer": execution.optimizer,
         "processes": accelerator.num_processes,
+        "sharded": run.sharding is not None,
         "ema_length": execution.averaging.length,
     }
 
@@ -198,12 +201,14 @@ def _check_claim(recipe: RouteRecipe, out: Path) -> None:
         )
 
 
-def _grid(out: Path, part: str, step: int, size: int, checkpoint: Checkpoint) -> None:
-    """A contact sheet of the findings, equal seeds in every row."""
+def _grid(out: Path | None, part: str, step: int, size: int, checkpoint: Checkpoint) -> None:
+    """A contact sheet of the findings, equal seeds in every row; drawn and not kept without `out`."""
     shown = checkpoint.findings[:GRID_FINDINGS]
     texts = [prompts.render({f: 1.0}, template=checkpoint.template) for f in shown for _ in range(GRID)]
     seeds = [(0, index) for _ in shown for index in range(GRID)]
     images = sample(checkpoint, texts, seeds, image_size=size)
+    if out is None:
+        return
     captions = [findings.title(finding) for finding in shown for _ in range(GRID)]
     folder = out / "training" / "samples"
     folder.mkdir(parents=True, exist_ok=True)

@@ -15,9 +15,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from synthaug.adaptation import tensor_files
 from synthaug.errors import UserError
 
 FOLDER = "averages"
@@ -73,20 +73,13 @@ def _starts(length: int) -> np.ndarray:
     return np.unique(np.linspace(0, length, min(BINS, length), endpoint=False).astype(int))
 
 
-def keep(folder: Path, step: int, averages: dict[str, dict[str, Tensor]]) -> None:
-    """Write the players' averages at `step` beside the state; one that is there stays."""
-    path = folder / FOLDER / f"{step:08d}.safetensors"
-    if path.exists():
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    halves = {
-        f"{player}/{name}": value.detach().to("cpu", torch.float16).contiguous()
-        for player, values in averages.items()
-        for name, value in values.items()
-    }
-    partial = path.with_suffix(".partial")
-    save_file(halves, partial)
-    partial.replace(path)
+def keep(folder: Path | None, step: int, averages: dict[str, dict[str, Tensor]]) -> None:
+    """Write the players' averages at `step` beside the state; every process calls, without a folder if it is not to write."""
+    path = folder / FOLDER / f"{step:08d}.safetensors" if folder else None
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    named = {f"{player}/{name}": value for player, own in averages.items() for name, value in own.items()}
+    tensor_files.write(path, named, kind=torch.float16)
 
 
 def of_length(folder: Path, player: str, length: float, ema: float, steps: int) -> dict[str, Tensor]:

@@ -68,6 +68,7 @@ class Validated(Route, Protocol):
 class FineTuning(Run):
     """A run of a diffusion route; subclasses say what is trained and how it is written."""
 
+    divisible = True
     rates: Mapping[str, float] = {}
 
     def __init__(self, job: Job):
@@ -236,7 +237,8 @@ class FineTuning(Run):
                     if out:
                         figures = {**record.figures, "unet/validation": self._validate(route, out)}
                         record = StepRecord(record.step, figures, record.learning_rate)
-                    if self.job.on_samples and self.job.accelerator.is_main_process:
+                    # A network that is cut computes in all processes or in none.
+                    if self.job.on_samples and (self.sharding or self.job.accelerator.is_main_process):
                         self.job.on_samples(name, record.step, self.size, self.as_checkpoint())
             yield Progress(name, steps, record)
 

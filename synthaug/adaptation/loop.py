@@ -6,12 +6,12 @@ that was killed and started again sees what it would have seen: the losses are t
 
 Master weights, moments and the moving average are float32 in `FOLDER/state.safetensors`. The recipe's batch is
 that of all processes together; `micro_batch` cuts each process's share into pieces whose gradients add up to
-that of the whole, so neither processes nor memory change what is learnt beyond rounding.
+that of the whole, so neither processes nor memory change what is learnt beyond rounding. With `sharding` each
+process holds a part of all that; the file is the same, so any number of processes goes on from it.
 """
 
 import json
 import math
-import os
 import shutil
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,12 +25,12 @@ import torch
 from accelerate import Accelerator
 from pydantic import Field
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from synthaug.adaptation import averages
+from synthaug.adaptation import averages, sharding, tensor_files
 from synthaug.adaptation.averages import NONE_KEPT, Averaging
 from synthaug.adaptation.masters import MOMENTS, Masters, make_optimizer, moments, set_moments
+from synthaug.adaptation.sharding import Sharding
 from synthaug.errors import DiskFullError, OutputFolderError, TrainingDivergedError, UserError
 from synthaug.recipes import Recipe, differences
 
@@ -94,12 +94,13 @@ class Training:
         half: let the networks hold bfloat16 weights while they learn; `finish` gives them back theirs.
         optimizer: "adamw" or "adamw8bit".
         averaging: which averages are kept, and which one `averaged` gives.
+        sharded: cut the players over the processes.
 
     Raises:
         OutputFolderError: the folder holds the state of another run.
         TrainingDivergedError: a loss is not finite; the last saved state is kept.
         DiskFullError: the disk has no room for the state; said before the first step.
-        UserError: more processes than the batch has films for, or more than one with `half`.
+        UserError: more processes than the batch has films for, or `half` or 8-bit moments with several or cut ones.
         NotInstalledError: the optimizer's library is missing.
     """
 
@@ -115,20 +116,26 @@ class Training:
         half: bool = False,
         optimizer: str = "adamw",
         averaging: Averaging = NONE_KEPT,
+        sharded: Sharding | None = None,
     ):
         self.averaging = averaging
         self.route, self.recipe, self.folder, self.identity = route, recipe, folder, dict(identity)
         self.accelerator, self.micro_batch = accelerator, micro_batch
         _check_processes(recipe.batch_size, accelerator.num_processes, half)
+        if sharded and optimizer != "adamw":
+            raise UserError(f"--optimizer {optimizer}: cannot be cut over processes; with --use_fsdp expected adamw")
         if optimizer != "adamw":
             self.identity["optimizer"] = optimizer  # its moments are of another kind
         self.optimizers: dict[str, Any] = {}
         self.masters: dict[str, Masters] = {}
         self.averages: dict[str, dict[str, Tensor]] = {}
+        self.plans: dict[str, dict[str, nn.Module]] = {}
         self.step = 0
         for name, module in route.players.items():
             module.to(accelerator.device)
-            if accelerator.device.type == "cuda":
+            if sharded:
+                self.plans[name] = sharding.shard(module, sharded, accelerator.device)
+            elif accelerator.device.type == "cuda":
                 module.to(memory_format=torch.channels_last)
             self.masters[name] = held = Masters(module, half)
             made = make_optimizer(
@@ -138,7 +145,9 @@ class Training:
                 recipe.betas,
                 recipe.weight_decay,
             )
-            route.players[name], self.optimizers[name] = self.accelerator.prepare(module, made)
+            # What is cut needs no wrapper but that of the precision.
+            route.players[name] = accelerator.prepare_model(module, evaluation_mode=bool(sharded))
+            self.optimizers[name] = accelerator.prepare_optimizer(made)
             self.averages[name] = {key: p.detach().clone() for key, p in held.weights.items()}
         if (folder / STATE).exists():
             self._load()
@@ -181,7 +190,9 @@ class Training:
         for number, piece in enumerate(pieces, 1):
             # Losses are means over their films: weighted so, the pieces of all processes add up to the mean of all.
             weight = _length(piece) / self.recipe.batch_size
-            with nullcontext() if number == len(pieces) else accelerator.no_sync(module):
+            # Whole gradients, kept until the last piece, are what cutting is there to avoid.
+            last = number == len(pieces) or name in self.plans
+            with nullcontext() if last else accelerator.no_sync(module):
                 outcome = self.route.loss(name, piece, self.step)
                 if outcome is None:
                     return {}
@@ -193,7 +204,7 @@ class Training:
                 seen.setdefault(key, []).append(value.detach().float())
         if accelerator.num_processes > 1:
             total = accelerator.reduce(total, "sum")
-        norm = accelerator.clip_grad_norm_(list(held.weights.values()), self.recipe.clip)
+        norm = sharding.whole(accelerator.clip_grad_norm_(list(held.weights.values()), self.recipe.clip))
         if not (torch.isfinite(total) and torch.isfinite(norm)):
             raise TrainingDivergedError(
                 f"the loss of {name} is not finite at step {self.step}; the last good state is in "
@@ -241,9 +252,15 @@ class Training:
         return averages.of_length(self.folder, player, self.averaging.length, self.recipe.ema, self.step)
 
     def leave(self, player: str, module: nn.Module) -> None:
-        """End here: float32 weights for the players again, and the moving average of one of them in `module`."""
+        """End here: float32 weights for the players again, and the moving average of one of them in `module`.
+
+        Of a module that was cut, the main process has it whole again, the others do not.
+        """
         self.finish()
         averaged = self.averaged(player)
+        if player in self.plans:
+            sharding.assemble(module, self.plans[player], averaged, self.accelerator.is_main_process)
+            return
         for name, p in module.named_parameters():
             if name in averaged:
                 p.data.copy_(averaged[name])
@@ -253,11 +270,16 @@ class Training:
         """The player with its moving average in place of its weights, for samples and validation."""
         held = self.masters[player]
         kept = {name: weight.detach().clone() for name, weight in held.weights.items()}
-        held.write(self.averages[player])
+        self._write(player, self.averages[player])
         try:
             yield
         finally:
-            held.write(kept)
+            self._write(player, kept)
+
+    def _write(self, player: str, values: Mapping[str, Tensor]) -> None:
+        self.masters[player].write(values)
+        if player in self.plans:
+            sharding.settle(self.route.players[player])
 
     def finish(self) -> None:
         """Give the players float32 weights again, where they learnt with others; nothing is trained after that."""
@@ -265,9 +287,7 @@ class Training:
             held.restore()
 
     def save(self) -> None:
-        """Write the state: temporary name, fsync, rename; only the main process writes."""
-        if not self.accelerator.is_main_process:
-            return
+        """Write the state in whole tensors; every process calls, the main one writes."""
         tensors: dict[str, Tensor] = {}
         for player, module in self.route.players.items():
             module = self.accelerator.unwrap_model(module)
@@ -277,15 +297,13 @@ class Training:
                 tensors |= {f"{player}/{key}/{name}": value for key, value in own.items()}
             # Buffers move too: the singular vectors of a spectral norm are part of where a run stands.
             tensors |= {f"{player}/buffer/{name}": value for name, value in module.named_buffers()}
-        self.folder.mkdir(parents=True, exist_ok=True)
-        partial = self.folder / f".{STATE}.partial"
+        folder = self.folder if self.accelerator.is_main_process else None
+        if folder:
+            folder.mkdir(parents=True, exist_ok=True)
         note = {"step": str(self.step), "identity": json.dumps(self.identity, sort_keys=True)}
-        save_file({k: v.contiguous().cpu() for k, v in tensors.items()}, partial, metadata=note)
-        with open(partial, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, self.folder / STATE)
+        tensor_files.write(folder and folder / STATE, tensors, note)
         if self.averaging.keep:
-            averages.keep(self.folder, self.step, self.averages)
+            averages.keep(folder, self.step, self.averages)
 
     def _load(self) -> None:
         with safe_open(self.folder / STATE, "pt", device=str(self.accelerator.device)) as state:
@@ -301,10 +319,10 @@ class Training:
             for player, module in self.route.players.items():
                 module = self.accelerator.unwrap_model(module)
                 for name, p in self.masters[player].weights.items():
-                    p.data.copy_(state.get_tensor(f"{player}/weight/{name}"))
-                    self.averages[player][name].copy_(state.get_tensor(f"{player}/average/{name}"))
+                    for kind, held in (("weight", p.detach()), ("average", self.averages[player][name])):
+                        sharding.own(held).copy_(sharding.read(state, f"{player}/{kind}/{name}", p))
                     kept = {kind: f"{player}/{kind}/{name}" for kind in MOMENTS}
-                    found = {kind: state.get_tensor(key) for kind, key in kept.items() if key in keys}
+                    found = {kind: sharding.read(state, key, p) for kind, key in kept.items() if key in keys}
                     set_moments(self.optimizers[player], p, found)
                 self.masters[player].publish()
                 for name, value in module.named_buffers():

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from synthaug.adaptation.sharding import own
 from synthaug.diffusion.components import quiet
 from synthaug.errors import NotInstalledError, UnknownNameError
 
@@ -113,11 +114,14 @@ def make_optimizer(
 
 def moments(optimizer: Any, weight: Tensor) -> dict[str, Tensor]:
     """The optimizer's state of one weight; numbers (bitsandbytes counts its steps in one) become tensors."""
-    return {key: torch.as_tensor(value) for key, value in optimizer.state[weight].items()}
+    return {
+        key: value if isinstance(value, Tensor) else torch.as_tensor(value)
+        for key, value in optimizer.state[weight].items()
+    }
 
 
 def set_moments(optimizer: Any, weight: Tensor, stored: Mapping[str, Tensor]) -> None:
-    """Put a saved state of one weight back."""
+    """Put a saved state of one weight back, or of the rows of one that is cut."""
     for key, value in stored.items():
         if not value.dtype.is_floating_point and value.ndim == 0:
             optimizer.state[weight][key] = int(value)
@@ -125,7 +129,8 @@ def set_moments(optimizer: Any, weight: Tensor, stored: Mapping[str, Tensor]) ->
         # Fused AdamW walks weights and moments side by side: equal strides, not only shapes.
         like = (
             torch.empty_like(weight, dtype=value.dtype)
-            if value.shape == weight.shape
+            if value.shape == own(weight).shape
             else torch.empty_like(value)
         )
-        optimizer.state[weight][key] = like.copy_(value)
+        own(like).copy_(value)
+        optimizer.state[weight][key] = like

@@ -9,12 +9,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import patch_environment
 from pydantic import Field, field_validator
 
+from synthaug.adaptation import sharding
 from synthaug.adaptation.averages import NONE_KEPT, Averaging
 from synthaug.adaptation.films import Films, Storage, quarter_of_memory
 from synthaug.adaptation.loop import LoopRecipe, Route, StepRecord, Training
@@ -120,7 +122,8 @@ class Execution:
                 raise UserError(f"--{name.replace('_', '-')} {value}: expected 1 or more")
         # Accelerate keeps its settings for the whole process and refuses others; the process group stays.
         AcceleratorState._reset_state()
-        return Accelerator(cpu=place.type == "cpu", mixed_precision=PRECISIONS[precision], **options)
+        with patch_environment(accelerate_use_fsdp="false"):  # which `sharding` does
+            return Accelerator(cpu=place.type == "cpu", mixed_precision=PRECISIONS[precision], **options)
 
 
 @dataclass(frozen=True)
@@ -168,13 +171,27 @@ class Job:
 
 
 class Run(ABC):
-    """One run of a route; `films` are held from the start."""
+    """One run of a route; `films` are held from the start.
+
+    Attributes:
+        divisible: whether the route's networks can be cut over processes; small ones are not.
+        sharding: how they are; None if they are not.
+    """
 
     films: Films
+    divisible: ClassVar[bool] = False
 
     def __init__(self, job: Job):
         self.job = job
         self.state = job.out / "training"
+        self.sharding = sharding.requested()
+        if self.sharding and not self.divisible:
+            raise UserError(
+                f"--use_fsdp: route {job.recipe.route} trains networks that each device holds whole; start it without, "
+                "as in `accelerate launch --multi_gpu`"
+            )
+        if self.sharding and job.execution.compiled:
+            raise UserError("--compile: not for networks that are cut over processes; leave it or --use_fsdp out")
 
     @abstractmethod
     def advance(self) -> Iterator[Progress]:
@@ -223,6 +240,7 @@ class Run(ABC):
             how.half and half,
             how.optimizer,
             how.averaging,
+            self.sharding,
         )
 
     def facts(self) -> dict[str, Any]:

@@ -86,8 +86,7 @@ class TextualInversion(FineTuning):
                 )
             tokenizer.add_tokens(names)
             rows.append(table.weight[ids].mean(0, keepdim=True).repeat(token.vectors, 1))
-        self.table = ExtendedTable(table, torch.cat(rows).clone())
-        encoder.set_input_embeddings(self.table)
+        encoder.set_input_embeddings(ExtendedTable(table, torch.cat(rows).clone()))
         return TextToNoise(self.base.unet, encoder, self.job.execution.compiled)
 
     def card(self) -> CheckpointCard:
@@ -100,7 +99,8 @@ class TextualInversion(FineTuning):
         write_adapter(self.job.out, self.card(), self.job.model, self._save)
 
     def _save(self) -> None:
-        rows = self.table.rows.detach().cpu().split([token.vectors for token in self.recipe.tokens])
+        table = self.module.text_encoder.get_input_embeddings()
+        rows = table.rows.detach().cpu().split([token.vectors for token in self.recipe.tokens])
         for number, (token, vectors) in enumerate(zip(self.recipe.tokens, rows, strict=True)):
             name = f"learned_embeds{f'_{number}' if number else ''}.safetensors"
             save_file({token.token: vectors.clone()}, self.job.out / name)
