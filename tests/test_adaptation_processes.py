@@ -1,11 +1,14 @@
-"""Two processes over gloo learn what one learns from the same batch: the doubled share of each."""
+"""`synthaug adapt` under torchrun and accelerate's launcher, two processes over gloo: what one process learns, and kills."""
 
+import json
 import os
-import socket
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -14,42 +17,104 @@ from synthaug.diffusion import load_checkpoint
 
 pytestmark = pytest.mark.long
 
+TORCHRUN = ["torch.distributed.run", "--nproc_per_node", "2", "--rdzv_backend", "c10d"]
+TORCHRUN += ["--rdzv_endpoint", "127.0.0.1:0", "--max_restarts", "2"]
+FSDP = ["accelerate.commands.launch", "--num_processes", "2", "--use_fsdp", "--fsdp_version", "2"]
+FSDP += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+FSDP += ["--rdzv_backend", "c10d", "--main_process_port", "0", "--max_restarts", "2"]
+ALONE: list[str] = []
 
-def start(arguments: list[str], rank: int, world: int, port: int) -> subprocess.Popen[str]:
-    """`synthaug adapt` as one of `world` processes."""
-    place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
-    place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "synthaug", "adapt", *arguments]
-    environment = {**os.environ, **(place if world > 1 else {})}
+
+def start(launcher: list[str], arguments: list[str]) -> subprocess.Popen[str]:
+    """`synthaug adapt`, by itself or by a launcher."""
+    launched = ["-m", *launcher, "-m"] if launcher else ["-m"]
     return subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [sys.executable, *launched, "synthaug", "adapt", *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
+
+
+def run(launcher: list[str], arguments: list[str]) -> None:
+    """The same to its end."""
+    process = start(launcher, arguments)
+    text, _ = process.communicate(timeout=280)
+    assert process.returncode == 0, text
+
+
+def flags(recipe: str, data: Path, model: Path, *more: str) -> list[str]:
+    """Arguments of every run here but --out."""
+    given = ["--recipe", recipe, "--data", str(data), "--model", str(model), *more]
+    return [*given, "--device", "cpu", "--precision", "float32"]
+
+
+def assert_learnt_alike(one: Path, two: Path, model: Path, part: str = "unet") -> None:
+    """The states are equal up to rounding, which is small beside what was learnt."""
+    states = [load_file(out / "training" / part / "state.safetensors") for out in (one, two)]
+    assert states[0].keys() == states[1].keys()
+    before = load_checkpoint(model, "cpu", "float32").unet.state_dict()
+    apart = moved = 0.0
+    for name, first in states[0].items():
+        if name.startswith("unet/weight/unet."):
+            second = states[1][name]
+            torch.testing.assert_close(second, first, atol=2e-4, rtol=1e-3)
+            apart = max(apart, float((first - second).abs().max()))
+            moved = max(moved, float((first - before[name.removeprefix("unet/weight/unet.")]).abs().max()))
+    assert 20 * apart < moved
 
 
 def test_two_processes_learn_what_one_learns_from_the_doubled_batch(
     tiny_nih: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    flags = ["--recipe", "unet_smoke", "--model", str(tiny_checkpoint), "--data", str(tiny_nih)]
-    flags += ["--device", "cpu", "--precision", "float32", "--set", "validation=0"]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    for world in (1, 2):
-        out = [*flags, "--out", str(tmp_path / str(world))]
-        running = [start(out, rank, world, port) for rank in range(world)]
-        for process in running:
-            text, _ = process.communicate(timeout=240)
-            assert process.returncode == 0, text
-    states = [
-        load_file(tmp_path / str(world) / "training" / "unet" / "state.safetensors") for world in (1, 2)
-    ]
-    assert states[0].keys() == states[1].keys()
-    before = load_checkpoint(tiny_checkpoint, "cpu", "float32").unet.state_dict()
-    apart = moved = 0.0
-    for name, one in states[0].items():
-        if name.startswith("unet/weight/unet."):
-            two = states[1][name]
-            torch.testing.assert_close(two, one, atol=2e-4, rtol=1e-3)
-            apart = max(apart, float((one - two).abs().max()))
-            moved = max(moved, float((one - before[name.removeprefix("unet/weight/unet.")]).abs().max()))
-    assert 20 * apart < moved
+    given = flags("unet_smoke", tiny_nih, tiny_checkpoint, "--set", "validation=0")
+    for name, launcher in (("one", ALONE), ("two", TORCHRUN)):
+        run(launcher, [*given, "--out", str(tmp_path / name)])
+    assert_learnt_alike(tmp_path / "one", tmp_path / "two", tiny_checkpoint)
+
+
+def test_cut_networks_learn_what_one_process_learns_and_go_on_where_it_stopped(
+    tiny_nih: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    """Pieces, checkpointing, samples, validation and kept averages; each half of a run by another launcher."""
+    more = ["--micro-batch", "1", "--checkpointing", "--save-every", "4", "--keep-averages"]
+    given = flags("unet_text_encoder_smoke", tiny_nih, tiny_checkpoint, *more)
+    halves = {"one": [ALONE, ALONE], "two": [FSDP, FSDP], "cut": [ALONE, FSDP], "mended": [FSDP, TORCHRUN]}
+    for name, (first, second) in halves.items():
+        out = [*given, "--out", str(tmp_path / name)]
+        run(first, [*out, "--max-steps", "4"])
+        run(second, out)
+    one = load_checkpoint(tmp_path / "one", "cpu", "float32")
+    for name in ("two", "cut", "mended"):
+        assert_learnt_alike(tmp_path / "one", tmp_path / name, tiny_checkpoint, "unet_text_encoder")
+        other = load_checkpoint(tmp_path / name, "cpu", "float32")
+        for part in ("unet", "text_encoder"):
+            ours, theirs = getattr(other, part).state_dict(), getattr(one, part).state_dict()
+            torch.testing.assert_close(ours, theirs, atol=2e-4, rtol=1e-3)
+        files = [sorted(p.relative_to(out) for p in out.rglob("*")) for out in (tmp_path / "one", tmp_path / name)]
+        assert files[0] == files[1]
+
+
+@pytest.mark.parametrize("launcher", [TORCHRUN, FSDP], ids=["whole", "cut"])
+def test_a_killed_worker_is_started_again_and_changes_nothing(
+    launcher: list[str], tiny_nih: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    more = ["--save-every", "20", "--set", "training.steps=60", "--set", "validation=0"]
+    given = flags("unet_smoke", tiny_nih, tiny_checkpoint, *more)
+    run(launcher, [*given, "--out", str(tmp_path / "quiet")])
+    process = start(launcher, [*given, "--out", str(tmp_path / "killed")])
+    log = tmp_path / "killed" / "training" / "log.jsonl"
+    while not log.exists() or len(log.read_text().splitlines()) < 25:
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.01)
+    second = next(p for p in psutil.Process(process.pid).children() if p.environ().get("RANK") == "1")
+    second.send_signal(signal.SIGKILL)
+    text, _ = process.communicate(timeout=280)
+    assert process.returncode == 0, text
+    steps = [json.loads(line)["step"] for line in log.read_text().splitlines()]
+    again = next(at for at in range(1, len(steps)) if steps[at] <= steps[at - 1])
+    assert steps[again] in (21, 41) and steps[-1] == 60  # from the last saved state, not from the start
+    for path in ("training/unet/state.safetensors", "unet/diffusion_pytorch_model.safetensors"):
+        quiet, killed = ((tmp_path / name / path).read_bytes() for name in ("quiet", "killed"))
+        assert quiet == killed

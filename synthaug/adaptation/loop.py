@@ -306,7 +306,9 @@ class Training:
             averages.keep(folder, self.step, self.averages)
 
     def _load(self) -> None:
-        with safe_open(self.folder / STATE, "pt", device=str(self.accelerator.device)) as state:
+        device = self.accelerator.device
+        place = "cpu" if device.type == "cpu" else str(device)  # one of several processes is on "cpu:0"
+        with safe_open(self.folder / STATE, "pt", device=place) as state:
             note = state.metadata()
             found = json.loads(note["identity"])
             if changed := differences(found, json.loads(json.dumps(self.identity))):
