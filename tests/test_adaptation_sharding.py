@@ -7,23 +7,22 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import noise_training
 import pytest
 import torch
 from accelerate import Accelerator
-from adaptations import CPU, begin
 from noise_training import CUT, WEIGHTS
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from synthaug.adaptation import tensor_files
-from synthaug.adaptation.adapt import adapt
 from synthaug.adaptation.loop import STATE, Training
-from synthaug.adaptation.route import Execution
-from synthaug.adaptation.routes import load_recipe
+from synthaug.adaptation.route import Execution, Job
+from synthaug.adaptation.routes import load_recipe, run_class
 from synthaug.adaptation.sharding import Sharding, requested
-from synthaug.datasets import RealRadiographs
 from synthaug.errors import UserError
 
 WORLD = 2
@@ -85,20 +84,17 @@ def test_what_is_not_followed_is_refused_by_its_flag(
 
 
 def test_small_networks_compiled_ones_and_eight_bits_are_not_cut(
-    tiny_nih: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ask(monkeypatch)
+    several: Any = SimpleNamespace(num_processes=2)
     for route in ("vae", "from_scratch"):
-        model = None if route == "from_scratch" else str(tiny_checkpoint)
-        run = adapt(
-            load_recipe(f"{route}_smoke"), [RealRadiographs(tiny_nih)], tmp_path, model=model, execution=CPU
-        )
+        job = Job(load_recipe(f"{route}_smoke"), [], tmp_path, several)
         with pytest.raises(UserError, match=f"--use_fsdp: route {route}"):
-            next(run)
-    compiled = Execution("cpu", "float32", compiled=True)
-    run = adapt(load_recipe("unet_smoke"), [RealRadiographs(tiny_nih)], tmp_path, execution=compiled)
+            run_class(route)(job)
+    job = Job(load_recipe("unet_smoke"), [], tmp_path, several, Execution("cpu", "float32", compiled=True))
     with pytest.raises(UserError, match="--compile"):
-        next(run)
+        run_class("unet")(job)
     with pytest.raises(UserError, match="--optimizer adamw8bit"):
         Training(
             noise_training.Noise(),
@@ -180,7 +176,11 @@ def run_processes(folder: Path) -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     place = {"WORLD_SIZE": str(WORLD), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    place |= {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_FSDP": "true", "FSDP_SHARDING_STRATEGY": "SHARD_GRAD_OP"}
+    place |= {
+        "OMP_NUM_THREADS": "1",
+        "ACCELERATE_USE_FSDP": "true",
+        "FSDP_SHARDING_STRATEGY": "SHARD_GRAD_OP",
+    }
     command = [sys.executable, noise_training.__file__, str(folder)]
     running = [
         subprocess.Popen(

@@ -123,7 +123,9 @@ class Training:
         self.accelerator, self.micro_batch = accelerator, micro_batch
         _check_processes(recipe.batch_size, accelerator.num_processes, half)
         if sharded and optimizer != "adamw":
-            raise UserError(f"--optimizer {optimizer}: cannot be cut over processes; with --use_fsdp expected adamw")
+            raise UserError(
+                f"--optimizer {optimizer}: cannot be cut over processes; with --use_fsdp expected adamw"
+            )
         if optimizer != "adamw":
             self.identity["optimizer"] = optimizer  # its moments are of another kind
         self.optimizers: dict[str, Any] = {}

@@ -184,14 +184,16 @@ class Run(ABC):
     def __init__(self, job: Job):
         self.job = job
         self.state = job.out / "training"
-        self.sharding = sharding.requested()
+        self.sharding = sharding.requested() if job.accelerator.num_processes > 1 else None
         if self.sharding and not self.divisible:
             raise UserError(
                 f"--use_fsdp: route {job.recipe.route} trains networks that each device holds whole; start it without, "
                 "as in `accelerate launch --multi_gpu`"
             )
         if self.sharding and job.execution.compiled:
-            raise UserError("--compile: not for networks that are cut over processes; leave it or --use_fsdp out")
+            raise UserError(
+                "--compile: not for networks that are cut over processes; leave it or --use_fsdp out"
+            )
 
     @abstractmethod
     def advance(self) -> Iterator[Progress]:

@@ -1,9 +1,9 @@
 """Networks cut over the processes: each holds its rows of every weight, gradient, moment and moving average.
 
-A block's weights are gathered when the block computes, and its gradients are summed into their owners' rows (Rajbhandari et al.
-2020, arXiv:1910.02054; Zhao et al. 2023, arXiv:2304.11277), by torch's `fully_shard`. It is asked for in accelerate's words,
-`accelerate launch --use_fsdp` or a configuration file. Accelerate itself follows them on GPUs alone, so they are read here and the
-same code runs on any device. A cut tensor is a `DTensor`, rows over the processes in order; nothing on disk is cut.
+A block's weights are gathered when the block computes, and its gradients are averaged into their owners' rows (Rajbhandari et
+al. 2020, arXiv:1910.02054; Zhao et al. 2023, arXiv:2304.11277), by torch's `fully_shard`. It is asked for in accelerate's words,
+`accelerate launch --use_fsdp` or a configuration file. Accelerate itself follows them on GPUs alone, so they are read here and
+the same code runs on any device. A cut tensor is a `DTensor`, rows over the processes in order; nothing on disk is cut.
 """
 
 import copy

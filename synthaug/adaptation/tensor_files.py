@@ -1,7 +1,7 @@
 """Safetensors files written one tensor at a time: a state as large as its GPUs needs the memory of its largest tensor.
 
-The format (https://huggingface.co/docs/safetensors): the length of the header as eight bytes, the header as JSON, then the bytes of
-the tensors in its order. Wide types come first, as the library itself writes them, so that each tensor is aligned.
+The format: the length of the header as eight bytes, the header as JSON, then the bytes of the tensors in its order. Wide types
+come first, as the library itself writes them, so that each tensor is aligned.
 """
 
 import json
