@@ -98,9 +98,9 @@ def test_cut_networks_learn_what_one_process_learns_and_go_on_where_it_stopped(
         assert files[0] == files[1]
 
 
-@pytest.mark.parametrize("launcher", [TORCHRUN, FSDP], ids=["whole", "cut"])
+@pytest.mark.parametrize(("launcher", "rank"), [(TORCHRUN, "0"), (FSDP, "1")], ids=["whole", "cut"])
 def test_a_killed_worker_is_started_again_and_changes_nothing(
-    launcher: list[str], tiny_nih: Path, tiny_checkpoint: Path, tmp_path: Path
+    launcher: list[str], rank: str, tiny_nih: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     more = ["--save-every", "20", "--set", "training.steps=60", "--set", "validation=0"]
     given = flags("unet_smoke", tiny_nih, tiny_checkpoint, *more)
@@ -110,8 +110,8 @@ def test_a_killed_worker_is_started_again_and_changes_nothing(
     while not log.exists() or len(log.read_text().splitlines()) < 25:
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.01)
-    second = next(p for p in psutil.Process(process.pid).children() if p.environ().get("RANK") == "1")
-    second.send_signal(signal.SIGKILL)
+    worker = next(p for p in psutil.Process(process.pid).children() if p.environ().get("RANK") == rank)
+    worker.send_signal(signal.SIGKILL)
     text, _ = process.communicate(timeout=280)
     assert process.returncode == 0, text
     steps = [json.loads(line)["step"] for line in log.read_text().splitlines()]

@@ -100,7 +100,7 @@ class Training:
         OutputFolderError: the folder holds the state of another run.
         TrainingDivergedError: a loss is not finite; the last saved state is kept.
         DiskFullError: the disk has no room for the state; said before the first step.
-        UserError: more processes than the batch has films for, or `half` or 8-bit moments with several or cut ones.
+        UserError: more processes than the batch has films for, several with `half`, 8-bit moments with `sharded`.
         NotInstalledError: the optimizer's library is missing.
     """
 
