@@ -17,8 +17,7 @@ from synthaug.diffusion import load_checkpoint
 
 pytestmark = pytest.mark.long
 
-TORCHRUN = ["torch.distributed.run", "--nproc_per_node", "2", "--rdzv_backend", "c10d"]
-TORCHRUN += ["--rdzv_endpoint", "127.0.0.1:0", "--max_restarts", "2"]
+TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--max_restarts", "2"]
 FSDP = ["accelerate.commands.launch", "--num_processes", "2", "--use_fsdp", "--fsdp_version", "2"]
 FSDP += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
 FSDP += ["--rdzv_backend", "c10d", "--main_process_port", "0", "--max_restarts", "2"]

@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,12 +18,14 @@ from accelerate import Accelerator
 from noise_training import CUT, WEIGHTS
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch import distributed
 
 from synthaug.adaptation import tensor_files
 from synthaug.adaptation.loop import STATE, Training
 from synthaug.adaptation.route import Execution, Job
 from synthaug.adaptation.routes import load_recipe, run_class
 from synthaug.adaptation.sharding import Sharding, requested
+from synthaug.diffusion.restarts import rejoin
 from synthaug.errors import UserError
 
 WORLD = 2
@@ -194,3 +197,42 @@ def run_processes(folder: Path) -> None:
     ]
     outcomes = [(process.communicate(timeout=200)[0], process.returncode) for process in running]
     assert [code for _, code in outcomes] == [0] * WORLD, "\n".join(text for text, _ in outcomes)
+
+
+@pytest.fixture
+def launched(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The second start of the only worker of one machine, and its launcher's store."""
+    server = distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    told = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(server.port), "RANK": "0", "WORLD_SIZE": "1"}
+    told |= {
+        "GROUP_WORLD_SIZE": "1",
+        "TORCHELASTIC_RESTART_COUNT": "1",
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+    }
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    yield
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def test_a_worker_that_was_started_again_joins_the_others_of_that_start(launched: None) -> None:
+    rejoin(torch.device("cpu"))
+    assert distributed.is_initialized() and distributed.get_world_size() == 1
+    rejoin(torch.device("cpu"))  # as every route of a process calls it
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("TORCHELASTIC_RESTART_COUNT", "0"),
+        ("TORCHELASTIC_USE_AGENT_STORE", "False"),
+        ("GROUP_WORLD_SIZE", "2"),
+    ],
+)
+def test_a_first_start_or_a_new_store_is_left_to_the_launcher(
+    name: str, value: str, launched: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    rejoin(torch.device("cpu"))
+    assert not distributed.is_initialized()

@@ -1,0 +1,29 @@
+"""Workers that a launcher started again after one of them died.
+
+torch's launcher keeps one store over all restarts, and the new workers may read there where the dead ones listened (pytorch
+issue 135712). So each restart meets in a corner of its own. Several machines count restarts each for itself: there the launcher is
+told, `TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1`, to make a new store each time.
+"""
+
+import os
+
+import torch
+from torch import distributed
+
+
+def rejoin(device: torch.device) -> None:
+    """Meet the other workers of this restart, where this is one and the launcher's store is that of all of them."""
+    told = os.environ
+    count = told.get("TORCHELASTIC_RESTART_COUNT", "0")
+    kept = told.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and told.get("GROUP_WORLD_SIZE") == "1"
+    if count == "0" or not kept or distributed.is_initialized():
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(int(told["LOCAL_RANK"]))
+    store = distributed.TCPStore(told["MASTER_ADDR"], int(told["MASTER_PORT"]), is_master=False)
+    distributed.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        store=distributed.PrefixStore(f"restart-{count}", store),
+        rank=int(told["RANK"]),
+        world_size=int(told["WORLD_SIZE"]),
+    )
