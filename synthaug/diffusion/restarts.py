@@ -1,7 +1,7 @@
 """Workers that a launcher started again after one of them died.
 
 torch's launcher keeps one store over all restarts, and the new workers may read there where the dead ones listened (pytorch
-issue 135712). So each restart meets in a corner of its own. Several machines count restarts each for itself: there the launcher is
+issue 135712). So each restart meets in a corner of its own. Several machines count restarts each for itself: the launcher is then
 told, `TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1`, to make a new store each time.
 """
 
