@@ -154,7 +154,7 @@ def main() -> None:
                 privacy.median_distance(privacy.nearest_training(films, training), near, films, arm)
             )
         shown = [m for m in metrics if m.arm == arm and m.name in SHOWN]
-        said = (f"{m.name} {'-' if m.value is None else f'{m.value:.3f}'}" for m in shown)
+        said = (f"{m.name} ({m.extractor}) {'-' if m.value is None else f'{m.value:.3f}'}" for m in shown)
         print(f"{arm}: {', '.join(said)}", flush=True)
     protocol = f"{given.count} + {given.count} films a checkpoint ({title(labels[0])}, no finding), equal noises, no gate; "
     protocol += f"{len(real)} real films of part {given.part}"
