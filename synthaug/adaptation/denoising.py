@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
+from diffusers.models.resnet import ResnetBlock2D
 from pydantic import Field
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
@@ -47,8 +48,9 @@ class LogNormal(Recipe):
 
 
 class DiffusionRecipe(LoopRecipe):
-    """One leg of training at one image size."""
+    """One leg of training at one image size; `dropout` is that of the U-Net's residual blocks while they learn."""
 
+    dropout: float = Field(default=0.0, ge=0, lt=1)
     min_snr: float | None = Field(default=None, gt=0)
     log_normal: LogNormal | None = None
     balance: dict[str, float] = Field(default_factory=dict)
@@ -153,6 +155,10 @@ class DiffusionRoute:
         drawn = set(range(len(records)) if train is None else train) - set(prior)
         self.weights = film_weights(records, recipe.balance)
         self.weights[[i for i in range(len(records)) if i not in drawn]] = 0.0
+        blocks = [m for m in module.unet.modules() if isinstance(m, ResnetBlock2D)] if recipe.dropout else []
+        self.dropouts = [block.dropout for block in blocks]
+        for layer in self.dropouts:
+            layer.p = recipe.dropout
 
     def batch(self, step: int, rank: int, world: int) -> NoisyBatch:
         """This process's share of the batch of `step`."""
@@ -215,7 +221,13 @@ class DiffusionRoute:
 
     def loss(self, player: str, batch: NoisyBatch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Weighted mean squared error, with its noisiest and cleanest quarter as figures."""
+        if self.dropouts:
+            torch.manual_seed(draws(self.recipe.seed, step, stream=2).initial_seed())
+        for layer in self.dropouts:
+            layer.train()
         error = self.errors(self.players[player], batch)
+        for layer in self.dropouts:
+            layer.eval()
         quarter = 4 * batch.timesteps // self.steps
         figures = {
             name: error.detach()[quarter == q].mean()

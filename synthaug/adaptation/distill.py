@@ -337,6 +337,7 @@ class Distill(FineTuning):
                 self._encode,
                 self._vae_digest(),
                 self.recipe.augmentation,
+                self.job.accelerator.device,
             )
         return dict(zip(chosen, cached, strict=True))
 

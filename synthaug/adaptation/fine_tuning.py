@@ -25,6 +25,7 @@ from synthaug.adaptation.films import Films
 from synthaug.adaptation.latents import AugmentationRecipe
 from synthaug.adaptation.loop import Route, StepRecord, Training
 from synthaug.adaptation.masters import in_kind
+from synthaug.adaptation.principal_components import read_encoder
 from synthaug.adaptation.prior import PriorRecipe, class_films
 from synthaug.adaptation.route import Job, Progress, RouteRecipe, Run, SamplingDefaults
 from synthaug.diffusion.card import CheckpointCard
@@ -82,6 +83,7 @@ class FineTuning(Run):
                 f"the pixels of one latent of {self.base.name}"
             )
         self.scheduler = self._training_scheduler()
+        self.components = read_encoder(self.base.vae)
         self.tokenizer = self.base.tokenizer
         held = films.load(
             job.data, (self.size * 3 // 2,), self.recipe.minimum_age, job.on_films, self._choose, job.storage
@@ -176,6 +178,7 @@ class FineTuning(Run):
                 self._encode,
                 self._vae_digest(),
                 recipe.augmentation,
+                device,
             )
         out = films.held_out(self.films.records, recipe.validation, recipe.training.seed)
         self.module.to(device)
@@ -218,8 +221,11 @@ class FineTuning(Run):
         """What a resume must find equal: recipe, base, films and their texts."""
         texts = hashlib.sha256(repr([r.to_json() for r in records]).encode()).hexdigest()
         recipe = self.recipe.values()
+        # States from before there was a choice do not name it.
         if recipe["posterior"] == "mean":
-            del recipe["posterior"]  # states from before there was a choice do not name it
+            del recipe["posterior"]
+        if not recipe["training"]["dropout"]:
+            del recipe["training"]["dropout"]
         return {
             "recipe": recipe,
             "base": self.base.sha256,
@@ -266,11 +272,12 @@ class FineTuning(Run):
     @torch.no_grad()
     def _encode(self, pixels: Tensor) -> Tensor:
         vae = self.base.vae
-        pixels = pixels.to(self.job.accelerator.device).expand(-1, vae.config.in_channels, -1, -1)
-        found = vae.encode(pixels).latent_dist
+        if self.components is not None and self.recipe.posterior == "mean":
+            return self.components.encode(pixels) * vae.config.scaling_factor
+        found = vae.encode(pixels.expand(-1, vae.config.in_channels, -1, -1)).latent_dist
         parts = [found.mean - (vae.config.shift_factor or 0.0)]
         parts += [found.std] if self.recipe.posterior == "sample" else []
-        return (torch.cat(parts, 1) * vae.config.scaling_factor).cpu()
+        return torch.cat(parts, 1) * vae.config.scaling_factor
 
     def _vae_digest(self) -> str:
         moments = "-moments" if self.recipe.posterior == "sample" else ""

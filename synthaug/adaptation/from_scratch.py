@@ -196,6 +196,7 @@ class FromScratch(Run):
 
     def _train_unet(self) -> Iterator[Progress]:
         module = TextToNoise(self.unet, self.text_encoder, self.compiled)
+        self.vae.to(self.accelerator.device)
         for number, leg in enumerate(self.recipe.legs):
             home = self.state / f"unet-{number}"
             if self._finished(home, module):
@@ -208,6 +209,7 @@ class FromScratch(Run):
                     self._encode,
                     self._encoder_digest(),
                     self.recipe.augmentation,
+                    self.accelerator.device,
                 )
             scheduler = self.recipe.schedule.build()
             module.to(self.accelerator.device)

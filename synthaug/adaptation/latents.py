@@ -48,6 +48,7 @@ def cache(
     encode: Callable[[Tensor], Tensor],
     encoder_digest: str,
     recipe: AugmentationRecipe,
+    device: torch.device | str = "cpu",
     batch_size: int = 32,
 ) -> Tensor:
     """Latents of all copies of `films`, read from the cache or computed into it.
@@ -59,6 +60,7 @@ def cache(
         encode: pixels (B, 1, size, size) in [-1, 1] -> scaled latents (B, C, h, w), or moments (B, 2 C, h, w).
         encoder_digest: names the encoder's weights.
         recipe: the copies.
+        device: where films are resampled; `encode` is given them there.
 
     Returns:
         float16 (N, copies, C, h, w), mapped from disk.
@@ -74,11 +76,11 @@ def cache(
         partial = path.with_suffix(".partial")
         held: np.memmap | None = None
         for copy, start in product(range(recipe.copies), range(0, len(films), batch_size)):
-            encoded = _encode(films[start : start + batch_size], size, encode, recipe, copy, start)
+            encoded = _encode(films[start : start + batch_size], size, encode, recipe, device, copy, start)
             if held is None:
                 shape = (len(films), recipe.copies, *encoded.shape[1:])
                 held = half_file(partial, "latents", shape, "--set augmentation.copies=1")
-            held[start : start + len(encoded), copy] = encoded.numpy()
+            held[start : start + len(encoded), copy] = encoded.cpu().numpy()
         if held is not None:
             held.flush()
         os.replace(partial, path)
@@ -112,11 +114,12 @@ def _encode(
     size: int,
     encode: Callable[[Tensor], Tensor],
     recipe: AugmentationRecipe,
+    device: torch.device | str,
     copy: int,
     start: int,
 ) -> Tensor:
     """One copy of a few films, the first of which is number `start` of all."""
-    pixels = torch.from_numpy(np.ascontiguousarray(films)).float() / 127.5 - 1
+    pixels = torch.from_numpy(np.ascontiguousarray(films)).to(device).float() / 127.5 - 1
     generator = draws(recipe.seed, start, copy)
     pixels = augment(pixels, size, recipe, generator) if copy else resample(pixels, size)
     with torch.no_grad():
@@ -127,7 +130,8 @@ def augment(pixels: Tensor, size: int, recipe: AugmentationRecipe, generator: to
     """Rotated, scaled, shifted and re-exposed copies (B, 1, size, size) of pixels in [-1, 1]."""
 
     def between(low: float, high: float) -> Tensor:
-        return torch.rand(len(pixels), generator=generator) * (high - low) + low
+        drawn = torch.rand(len(pixels), generator=generator) * (high - low) + low
+        return drawn.to(pixels.device)
 
     angle = between(-recipe.rotation, recipe.rotation).deg2rad()
     scale, x, y = between(*recipe.scale), between(-2, 2) * recipe.shift, between(-2, 2) * recipe.shift
@@ -147,6 +151,6 @@ def resample(pixels: Tensor, size: int, matrix: Tensor | None = None) -> Tensor:
     if matrix is None:
         if pixels.shape[-1] == size:
             return pixels
-        matrix = torch.eye(2, 3).expand(len(pixels), 2, 3)
+        matrix = torch.eye(2, 3, device=pixels.device).expand(len(pixels), 2, 3)
     grid = affine_grid(matrix, [len(pixels), 1, size, size], align_corners=False)
     return grid_sample(pixels, grid, mode="bicubic", padding_mode="border", align_corners=False).clamp(-1, 1)

@@ -126,6 +126,9 @@ class Training:
         self.masters: dict[str, Masters] = {}
         self.averages: dict[str, dict[str, Tensor]] = {}
         self.step = 0
+        if accelerator.device.type == "cuda":
+            # cuDNN's backward gives NaN where keys do not fill its tiles of 128 (github.com/pytorch/pytorch/issues/196678).
+            torch.backends.cuda.enable_cudnn_sdp(False)
         for name, module in route.players.items():
             module.to(accelerator.device)
             if accelerator.device.type == "cuda":
@@ -195,8 +198,9 @@ class Training:
             total = accelerator.reduce(total, "sum")
         norm = accelerator.clip_grad_norm_(list(held.weights.values()), self.recipe.clip)
         if not (torch.isfinite(total) and torch.isfinite(norm)):
+            what = "gradient" if torch.isfinite(total) else "loss"
             raise TrainingDivergedError(
-                f"the loss of {name} is not finite at step {self.step}; the last good state is in "
+                f"the {what} of {name} is not finite at step {self.step}; the last good state is in "
                 f"{self.folder / STATE}; lower learning_rate and run the same command again"
             )
         optimizer.step()

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from synthaug.adaptation import films
 from synthaug.adaptation.autoencoding import AutoencoderRecipe, AutoencoderRoute
+from synthaug.adaptation.principal_components import read_encoder
 from synthaug.adaptation.route import Job, Progress, RouteRecipe, Run
 from synthaug.diffusion.checkpoint import save_as_saved
 from synthaug.errors import UserError
@@ -80,7 +81,8 @@ class Vae(Run):
         job, recipe = self.job, self.recipe
         vae = self.base.vae.to(job.accelerator.device)
         pyramid = [self.films.pyramid[size] for size in recipe.training.film_sizes]
-        route = AutoencoderRoute(vae, recipe.training, pyramid, compiled=job.execution.compiled)
+        components = read_encoder(vae) if recipe.trains == "decoder" else None
+        route = AutoencoderRoute(vae, recipe.training, pyramid, components, job.execution.compiled)
         identity = {"recipe": recipe.values(), "base": self.base.sha256, "films": self.films.digest}
         # The losses (spectra, an adversary) need float32 and stay with autocast.
         training = self.training(route, recipe.training, self.state / recipe.route, identity, half=False)
