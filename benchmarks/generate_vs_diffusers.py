@@ -46,7 +46,7 @@ def sd15(device: str) -> Checkpoint:
 
 def ours(checkpoint: Checkpoint, label: str, count: int, batch_size: int | None, folder: Path) -> float:
     """Images a second of a whole run: memory probe, encoding, hashing, fsync and contact sheet included."""
-    recipe = make_recipe([label], count, None, None, None, None).resolved(checkpoint)
+    recipe = make_recipe([label], count).resolved(checkpoint)
     started = time.perf_counter()
     run(recipe, checkpoint, folder, batch_size)
     return count / (time.perf_counter() - started)
@@ -87,7 +87,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 def compare(given: argparse.Namespace) -> list[Comparison]:
     checkpoint = sd15(given.device) if given.sd15 else load_checkpoint(given.model, device=given.device)
-    prompt = make_recipe([given.label], 1, None, None, None, None).resolved(checkpoint).plan[0].prompt or ""
+    prompt = make_recipe([given.label], 1).resolved(checkpoint).plan[0].prompt or ""
     card = checkpoint.card
     scale = card.guidance_scale if given.same_guidance else None
     rates: dict[str, list[float]] = {"synthaug": [], "plain loop": []}

@@ -81,9 +81,7 @@ def generate(model: str, out: Path, count: int, size: int, encode: bool, link: b
     if link:
         drawing.Drawing._write = linked(drawing.Drawing._write)
     checkpoint = load_checkpoint(model, "cpu")
-    recipe = make_recipe("pleural_effusion", count, None, None, None, None, image_size=size).resolved(
-        checkpoint
-    )
+    recipe = make_recipe("pleural_effusion", count, image_size=size).resolved(checkpoint)
     clock = Clock()
     run(recipe, checkpoint, out, 8)
     return clock.read()

@@ -70,14 +70,7 @@ def real(model: str, workers: int, shards: int, shard_size: int) -> float:
         speeds = []
         for number, count in enumerate((workers, shards * workers)):
             recipe = make_recipe(
-                "pleural_effusion",
-                count * shard_size,
-                None,
-                None,
-                None,
-                None,
-                shard_size=shard_size,
-                seed=number,
+                "pleural_effusion", count * shard_size, shard_size=shard_size, seed=number
             ).resolved(checkpoint)
             start = time.perf_counter()
             run(recipe, checkpoint, Path(name) / str(number), place=Place(engine, source, "cpu", 1))

@@ -66,7 +66,7 @@ class Films:
     def run(self, out: Path, engine: Engine | None, act: Act) -> None:
         """In this process, or by the workers of an engine."""
         checkpoint = load_checkpoint(self.model, "cpu")
-        recipe = make_recipe("pleural_effusion", self.count, None, None, None, None, **self.settings)
+        recipe = make_recipe("pleural_effusion", self.count, **self.settings)
         place = engine and Place(engine, self.model, "cpu", 1)
         run(
             recipe.resolved(checkpoint),

@@ -82,7 +82,7 @@ def drawn(setting: Setting, label: str, count: int, seed: int, out: Path) -> flo
     how = {"num_inference_steps": setting.steps, "guidance_scale": setting.scale, "seed": seed}
     how |= {"feature_interval": setting.feature_interval, "guidance_interval": setting.guided}
     begun = time.perf_counter()
-    generate(recipe=make_recipe([label], count, None, None, None, None, **how), model=setting.model, out=out)
+    generate(recipe=make_recipe([label], count, **how), model=setting.model, out=out)
     return time.perf_counter() - begun
 
 

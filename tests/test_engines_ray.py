@@ -135,9 +135,7 @@ def test_a_run_that_loses_a_node_and_gains_another_equals_the_local_one(
     pool: Pool, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     checkpoint = load_checkpoint(tiny_checkpoint, "cpu")
-    recipe = make_recipe(EFFUSION, 30, None, None, None, None, shard_size=3, num_inference_steps=20).resolved(
-        checkpoint
-    )
+    recipe = make_recipe(EFFUSION, 30, shard_size=3, num_inference_steps=20).resolved(checkpoint)
     place = Place(pool.engine, str(tiny_checkpoint), "cpu", 1)
     before = torch.get_num_threads()
     torch.set_num_threads(1)

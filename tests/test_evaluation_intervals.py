@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binomtest
+from scipy.stats import binom, binomtest
 from sklearn.metrics import roc_auc_score
 
 from synthaug.evaluation.intervals import (
@@ -17,6 +17,7 @@ from synthaug.evaluation.intervals import (
     difference,
     effective_number,
     estimate,
+    median_interval,
     proportion,
     resample_groups,
     wilson,
@@ -153,3 +154,16 @@ def test_the_paired_difference_of_two_detectors_holds_what_it_promises() -> None
         found = estimate(values["b"] - values["a"], draws["b"] - draws["a"])
         hit += found.low <= truth <= found.high
     assert 180 <= hit <= 198
+
+
+def test_the_interval_of_a_median_is_that_of_its_order_statistics() -> None:
+    n, values = 61, np.random.default_rng(3).normal(size=61)
+    # A resampled median is at most the k-th value where 31 draws or more are among the first k.
+    at_most = binom.sf(30, n, np.arange(1, n + 1) / n)
+    low, high = (np.sort(values)[np.searchsorted(at_most, q)] for q in (0.025, 0.975))
+    found = median_interval(values, range(n))
+    assert found.value == np.median(values) and (found.low, found.high) == pytest.approx(
+        (low, high), abs=0.05
+    )
+    thrice = median_interval(np.repeat(values, 3), np.repeat(np.arange(n), 3).tolist())
+    assert (thrice.low, thrice.value, thrice.high) == (found.low, found.value, found.high)

@@ -151,4 +151,4 @@ def test_a_finding_that_is_refused_says_why(tiny_checkpoint: Path, tmp_path: Pat
         refusing, card=refusing.card.model_copy(update={"refused": {"edema": "AUROC .71 only"}})
     )
     with pytest.raises(LabelError, match=r"does not offer it: AUROC \.71 only; it knows no_finding"):
-        make_recipe("edema", 1, None, None, None, None).resolved(refusing)
+        make_recipe("edema", 1).resolved(refusing)

@@ -3,12 +3,13 @@
 import subprocess
 import sys
 import tomllib
+from inspect import signature
 from pathlib import Path
 
 import pytest
 
 import synthaug
-from synthaug import generation
+from synthaug import cli, generation
 
 HEAVY = ("torch", "torchvision", "diffusers", "transformers", "timm", "accelerate")
 LOADED = f"print(sorted(set(sys.modules) & set({HEAVY!r})))"
@@ -48,6 +49,18 @@ def test_importing_the_package_loads_no_heavy_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_three_ways_to_generate_take_the_same_arguments() -> None:
+    written, opened, command = (
+        {name: (one.kind, one.default) for name, one in signature(way).parameters.items()}
+        for way in (generation.generate, synthaug.generate, cli.app["generate"].default_command)
+    )
+    assert opened == {name: one for name, one in written.items() if name != "dry_run"}
+    renamed = {"label": "labels", "gate": "gates", "detector": "judge"}
+    assert {renamed.get(name, name) for name in command} | {"on_progress"} == written.keys()
+    same = command.keys() & written.keys()
+    assert {name: command[name] for name in same} == {name: written[name] for name in same}
 
 
 def test_generate_opens_what_it_wrote(tiny_checkpoint: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ DRAWN = ("synthetic", "generators")  # what may lie in OUT before the study begi
 
 
 def claim_folder(study: "Study", out: Path) -> None:
-    """Write `study.json`, or make sure that the folder holds the same study; grids and seeds may grow."""
+    """Write `study.json` into a folder that is there, or make sure that it holds the same study; grids and seeds may grow."""
     recipe = study.recipe.values()
     for name in ("seeds", "frozen", "full"):
         recipe.pop(name)
@@ -39,9 +39,8 @@ def claim_folder(study: "Study", out: Path) -> None:
                 f"{out}: holds another study, which differs in {', '.join(keys)}; choose another --out"
             )
         films = before["films"] | films
-    elif out.exists() and any(entry.name not in DRAWN for entry in out.iterdir()):
+    elif any(entry.name not in DRAWN and not entry.name.startswith(".") for entry in out.iterdir()):
         raise OutputFolderError(f"{out}: is not empty and holds no study; choose a new --out")
-    out.mkdir(parents=True, exist_ok=True)
     atomic_write(
         path, (json.dumps({"recipe": recipe, "films": films}, indent=1, sort_keys=True) + "\n").encode()
     )

@@ -39,7 +39,9 @@ from synthaug.detection.train import TrainRecipe
 from synthaug.diffusion.device import choose_device
 from synthaug.engines import Done, Engine, Local, Lost
 from synthaug.errors import DataError, RecipeError
+from synthaug.generation.writing import sweep
 from synthaug.recipes import Recipe
+from synthaug.shards import lock
 
 Depth = Literal["frozen", "full"]
 STRONG = Augmentation(
@@ -295,9 +297,17 @@ def run_study(
 ) -> Iterator[Progress]:
     """Train every cell that is not there yet, in this process or by the workers of an engine, of `threads` CPU threads each.
 
-    Raises `OutputFolderError` where `out` holds another study.
+    Raises `OutputFolderError` where `out` holds another study, or another process is at it.
     """
     out = Path(out)
+    with lock(out):
+        sweep(out / "detectors")
+        yield from _run(study, out, device, engine, threads)
+
+
+def _run(
+    study: Study, out: Path, device: str, engine: Engine | None, threads: int | None
+) -> Iterator[Progress]:
     claim_folder(study, out)
     (out / "cells").mkdir(exist_ok=True)
     describe_films(study, out)

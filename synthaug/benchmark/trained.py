@@ -1,8 +1,14 @@
 """Depth "full": a detector trained for each cell, with equal steps and, within a draw, equal initial weights.
 
 `pretrained` spends half of its steps on synthetic films and half on real ones, each half with its own warm-up and decay.
+
+A detector is trained in a folder of its worker and then moved, as shards are (`synthaug.generation.writing`): a worker that is
+taken for dead may still train the cell that another one has begun anew. What it saves on its way is moved too, and whoever
+begins the cell anew goes on from there.
 """
 
+import contextlib
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +23,10 @@ from synthaug.detection.detector import load_detector
 from synthaug.detection.films import Films
 from synthaug.detection.predict import predict
 from synthaug.detection.train import StepRecord, TrainRecipe, train_detector
+from synthaug.detection.training_state import FILE as STATE
+from synthaug.generation.writing import own_folder, publish
+
+CONFIG = "config.json"  # written last: what is in a folder that has it is whole
 
 
 def join(*parts: Films) -> Films:
@@ -71,16 +81,11 @@ def run_cell(
         zip(stages, cell_recipes(arm, stages, recipe, strong), strict=True)
     ):
         out = folder / f"stage-{number}" if number < len(stages) - 1 else folder
-        if not (out / "config.json").is_file():
-            yield from train_detector(
-                stage_films(stage, material),
-                None,
-                wanted,
-                out,
-                validation=material.validation,
-                device=device,
-                begin_from=begin_from,
-            )
+        if not (out / CONFIG).is_file():
+            out.mkdir(parents=True, exist_ok=True)
+            with own_folder(folder.parent) as own:
+                films, validation = stage_films(stage, material), material.validation
+                yield from _train(films, validation, wanted, Path(own), out, device, begin_from)
         begin_from = out
     detector = load_detector(folder, device)
     yield Score(
@@ -89,3 +94,26 @@ def run_cell(
         predict(detector, material.judge.images)[:, 0],
         f"start {detector.config.start}",
     )
+
+
+def _train(
+    films: Films,
+    validation: Films,
+    recipe: TrainRecipe,
+    own: Path,
+    out: Path,
+    device: str,
+    begin_from: Path | None,
+) -> Iterator[StepRecord]:
+    """Train a detector in `own` and move it to `out`; of two workers the first one's detector stays."""
+    with contextlib.suppress(FileNotFoundError):
+        shutil.copy(out / STATE, own)
+    for record in train_detector(
+        films, None, recipe, own, validation=validation, device=device, begin_from=begin_from
+    ):
+        if (own / STATE).is_file() and not (out / CONFIG).is_file():
+            publish(own, out, STATE)
+        yield record
+    if not (out / CONFIG).is_file():
+        publish(own, out, "README.md", "model.safetensors", CONFIG)
+    (out / STATE).unlink(missing_ok=True)

@@ -233,6 +233,16 @@ def mean_interval(values: np.ndarray, groups: Sequence[object], confidence: floa
     return Estimate(mean, mean - reach, mean + reach, error)
 
 
+def median_interval(
+    values: np.ndarray, groups: Sequence[object], replicates: int = 2000, seed: int = 0
+) -> Estimate:
+    """Median of values (n,) with its interval by resampling groups."""
+    values = np.asarray(values, np.float64)
+    order = np.argsort(values)
+    below = resample_groups(groups, replicates, np.random.default_rng(seed))[:, order].cumsum(1)
+    return estimate(float(np.median(values)), values[order][(2 * below >= below[:, -1:]).argmax(1)])
+
+
 def difference(first: tuple[float, float, float], second: tuple[float, float, float]) -> Interval:
     """Interval of p1 - p2 of independent proportions from their own Wilson intervals (Newcombe 1998, method 10).
 

@@ -21,7 +21,7 @@ from synthaug.datasets.likeness import prints_of_images
 from synthaug.errors import DataError
 from synthaug.evaluation.features import THUMBNAIL, Features
 from synthaug.evaluation.features import thumbnails as unit_thumbnails
-from synthaug.evaluation.intervals import auroc_interval, proportion
+from synthaug.evaluation.intervals import auroc_interval, median_interval, proportion
 from synthaug.evaluation.results import Metric, missing, protocol_id
 from synthaug.neighbours import nearest
 
@@ -157,34 +157,48 @@ def audit(synthetic: Films, training: Films, unseen: Films, rate: float = RATE) 
 
 def audit_metrics(found: Audit, synthetic: Films, arm: str = "synthetic") -> list[Metric]:
     """Share of films beyond a threshold (floor: the rate), median distance and highest correlation (floors: unseen films)."""
+    facts = _facts(synthetic, arm)
     source = synthetic.features
-    facts: dict[str, Any] = {
-        "arm": arm,
-        "extractor": source.extractor,
-        "resize": f"{source.resize}; {THUMBNAIL} squash",
-        "n": len(synthetic),
-    }
-    protocols = [
+    share, _, highest = (
         protocol_id(name, 1, source.digest, source.resize, found.rate, CANDIDATES, SHIFT) for name in NAMES
-    ]
+    )
     outcomes = found.suspicious.astype(float)
     low, high = proportion(outcomes, synthetic.clusters)
-    share = Metric(
-        name=NAMES[0],
-        value=outcomes.mean(),
-        low=low,
-        high=high,
-        floor=found.rate,
-        protocol=protocols[0],
-        **facts,
-    )
-    medians = np.median(found.synthetic.distance), np.median(found.unseen.distance)
     peaks = found.synthetic.correlation.max(), found.unseen.correlation.max()
     return [
-        share,
-        Metric(name=NAMES[1], value=medians[0], floor=medians[1], protocol=protocols[1], **facts),
-        Metric(name=NAMES[2], value=peaks[0], floor=peaks[1], protocol=protocols[2], **facts),
+        Metric(
+            name=NAMES[0],
+            value=outcomes.mean(),
+            low=low,
+            high=high,
+            floor=found.rate,
+            protocol=share,
+            **facts,
+        ),
+        median_distance(found.synthetic, found.unseen, synthetic, arm),
+        Metric(name=NAMES[2], value=peaks[0], floor=peaks[1], protocol=highest, **facts),
     ]
+
+
+def median_distance(drawn: Nearest, unseen: Nearest, synthetic: Films, arm: str = "synthetic") -> Metric:
+    """Median distance of synthetic films to their nearest training film, noises resampled; floor: that of unseen films."""
+    source = synthetic.features
+    found = median_interval(drawn.distance, synthetic.clusters)
+    return Metric(
+        name=NAMES[1],
+        value=found.value,
+        low=found.low,
+        high=found.high,
+        floor=float(np.median(unseen.distance)),
+        protocol=protocol_id(NAMES[1], 2, source.digest, source.resize),
+        **_facts(synthetic, arm),
+    )
+
+
+def _facts(synthetic: Films, arm: str) -> dict[str, Any]:
+    source = synthetic.features
+    resize = f"{source.resize}; {THUMBNAIL} squash"
+    return {"arm": arm, "extractor": source.extractor, "resize": resize, "n": len(synthetic)}
 
 
 def membership(synthetic: Films, training: Films, unseen: Films, arm: str = "synthetic") -> Metric:

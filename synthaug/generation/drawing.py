@@ -273,7 +273,7 @@ class Drawing:
                     writer.put(part, block)
                     yield part.stop - places.start
                 entry = writer.finish()
-            publish(own, self.folder, entry)
+            publish(own, self.folder, entry.index_name, entry.name)
         return entry
 
 

@@ -147,10 +147,10 @@ class GenerateRecipe(Recipe):
 def make_recipe(
     labels: str | Sequence[str] | Mapping[str, float] | None,
     count: int,
-    prompt: str | None,
-    view: str | None,
-    age: float | None,
-    sex: str | None,
+    prompt: str | None = None,
+    view: str | None = None,
+    age: float | None = None,
+    sex: str | None = None,
     **settings: Any,
 ) -> GenerateRecipe:
     """The recipe of one condition.

@@ -1,8 +1,8 @@
 """Encode and write one shard in a thread, while the next batch is being sampled; several writers in one folder.
 
-Each shard is written in a folder of its writer and then moved: a worker that is taken for dead may still write, and must not
-touch the file of the one that took its place. Equal films give equal bytes, so the last move changes nothing. In a store a shard
-is put under a free name only, so writers need no folders of their own.
+Each shard, and each detector of a study, is written in a folder of its writer and then moved: a worker that is taken for dead may
+still write, and must not touch the file of the one that took its place. Equal films give equal bytes, so the last move changes
+nothing. In a store a shard is put under a free name only, so writers need no folders of their own.
 """
 
 import os
@@ -38,12 +38,12 @@ def own_folder(folder: str | Path) -> Iterator[str | Path]:
         yield Path(name)
 
 
-def publish(own: str | Path, folder: str | Path, entry: ShardEntry) -> None:
-    """Move a shard out of its writer's folder, the index first: a tar that can be seen has its index."""
+def publish(own: str | Path, folder: str | Path, *names: str) -> None:
+    """Move files out of their writer's folder, in this order: what says that the others are there comes last."""
     local = local_path(folder)
     if local is None:
         return
-    for name in (entry.index_name, entry.name):
+    for name in names:
         os.replace(Path(own) / name, local / name)
     fsync_folder(local)
 
