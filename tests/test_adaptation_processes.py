@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -119,3 +120,37 @@ def test_a_killed_worker_is_started_again_and_changes_nothing(
     for path in ("training/unet/state.safetensors", "unet/diffusion_pytorch_model.safetensors"):
         quiet, killed = ((tmp_path / name / path).read_bytes() for name in ("quiet", "killed"))
         assert quiet == killed
+
+
+WORKER = """
+import os, signal, time
+import torch
+from torch import distributed
+from synthaug.diffusion.restarts import rejoin
+again, rank = os.environ["TORCHELASTIC_RESTART_COUNT"] != "0", os.environ["RANK"]
+if again and rank == "1":
+    time.sleep(1)  # so that the other finds what is left of the first start
+rejoin(torch.device("cpu"))
+if not distributed.is_initialized():
+    distributed.init_process_group("gloo")
+distributed.barrier()
+if not again and rank == "1":
+    os.kill(os.getpid(), signal.SIGKILL)
+distributed.barrier()
+"""
+
+
+@pytest.mark.parametrize("rendezvous", [[], ["--standalone"]], ids=["static", "c10d"])
+def test_new_workers_look_for_each_other_and_not_for_dead_ones(rendezvous: list[str], tmp_path: Path) -> None:
+    (tmp_path / "worker.py").write_text(WORKER)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    launcher = ["torch.distributed.run", *(rendezvous or ["--master_port", port])]
+    command = [*launcher, "--nproc_per_node", "2", "--max_restarts", "1", str(tmp_path / "worker.py")]
+    subprocess.run(
+        [sys.executable, "-m", *command],
+        check=True,
+        timeout=120,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
