@@ -106,7 +106,6 @@ def child(arguments: argparse.Namespace, folder: Path) -> None:
         "device": str(accelerator.device),
     }
     (folder / f"{accelerator.process_index}.json").write_text(json.dumps(facts))
-    accelerator.end_training()
 
 
 def main() -> None:

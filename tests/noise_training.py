@@ -108,7 +108,6 @@ def main(folder: Path) -> None:
         save_file(module.unet.state_dict(), folder / WEIGHTS)
     os.environ["FSDP_SHARDING_STRATEGY"] = "FULL_SHARD"
     list(start(folder / "handed").run(save_every=CUT))
-    training.accelerator.end_training()
 
 
 if __name__ == "__main__":

@@ -126,11 +126,11 @@ WORKER = """
 import os, signal, time
 import torch
 from torch import distributed
-from synthaug.diffusion.restarts import rejoin
+from synthaug.diffusion.process_group import join
 again, rank = os.environ["TORCHELASTIC_RESTART_COUNT"] != "0", os.environ["RANK"]
 if again and rank == "1":
     time.sleep(1)  # so that the other finds what is left of the first start
-rejoin(torch.device("cpu"))
+join(torch.device("cpu"))
 if not distributed.is_initialized():
     distributed.init_process_group("gloo")
 distributed.barrier()

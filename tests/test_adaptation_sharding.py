@@ -25,7 +25,7 @@ from synthaug.adaptation.loop import STATE, Training
 from synthaug.adaptation.route import Execution, Job
 from synthaug.adaptation.routes import load_recipe, run_class
 from synthaug.adaptation.sharding import Sharding, requested
-from synthaug.diffusion.restarts import rejoin
+from synthaug.diffusion.process_group import join
 from synthaug.errors import UserError
 
 WORLD = 2
@@ -217,9 +217,9 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_a_worker_that_was_started_again_joins_the_others_of_that_start(launched: None) -> None:
-    rejoin(torch.device("cpu"))
+    join(torch.device("cpu"))
     assert distributed.is_initialized() and distributed.get_world_size() == 1
-    rejoin(torch.device("cpu"))  # as every route of a process calls it
+    join(torch.device("cpu"))  # as every route of a process calls it
 
 
 @pytest.mark.parametrize(
@@ -234,5 +234,5 @@ def test_a_first_start_or_a_new_store_is_left_to_the_launcher(
     name: str, value: str, launched: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(name, value)
-    rejoin(torch.device("cpu"))
+    join(torch.device("cpu"))
     assert not distributed.is_initialized()

@@ -24,7 +24,7 @@ from synthaug.datasets.base import Radiographs
 from synthaug.diffusion.card import Base
 from synthaug.diffusion.checkpoint import Checkpoint
 from synthaug.diffusion.device import choose_device, choose_dtype, dtype_name
-from synthaug.diffusion.restarts import rejoin
+from synthaug.diffusion.process_group import join
 from synthaug.diffusion.schedule import SCHEDULERS
 from synthaug.errors import UnknownNameError, UserError
 from synthaug.findings import canonical
@@ -121,7 +121,7 @@ class Execution:
         for name in ("micro_batch", "save_every", "max_steps"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise UserError(f"--{name.replace('_', '-')} {value}: expected 1 or more")
-        rejoin(place)
+        join(place)
         # Accelerate keeps its settings for the whole process and refuses others; the process group stays.
         AcceleratorState._reset_state()
         with patch_environment(accelerate_use_fsdp="false"):  # which `sharding` does

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from synthaug.diffusion.device import choose_device
-from synthaug.diffusion.restarts import rejoin
+from synthaug.diffusion.process_group import join
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,6 @@ def processes(device: str = "auto") -> Processes:
         return Processes(choose_device(device))
     from accelerate import Accelerator
 
-    rejoin(choose_device(device))
+    join(choose_device(device))
     accelerator = Accelerator(cpu=device == "cpu")
     return Processes(accelerator.device, accelerator.process_index, accelerator.num_processes, accelerator)
