@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils import patch_environment
 from PIL import Image
 
 from synthaug import cards, findings, prompts
@@ -72,29 +73,31 @@ def adapt(
         log_with=_tracker(log_with), project_dir=str(out / "training" / "logs")
     )
     _check_claim(recipe, out)
-    base = None
-    if recipe.route != "from_scratch":
-        base = load_checkpoint(model or "embedded", "cpu", "float32")
-    elif model is not None:
-        raise UserError("--model: route from_scratch starts from nothing; leave the flag out")
     key = patients.read_key(patient_key) if patient_key else None
-    run = run_class(recipe.route)(
-        Job(
-            recipe=recipe,
-            data=data,
-            out=out,
-            accelerator=accelerator,
-            execution=execution,
-            base=base,
-            model=model or "embedded",
-            text_encoder=text_encoder,
-            captions=dict(captions or {}),
-            on_films=on_films,
-            on_samples=lambda part, step, size, made: _grid(
-                out if accelerator.is_main_process else None, part, step, size, made
-            ),
+    # Accelerate's launcher lets transformers read weights in one process alone, which here would leave the others without.
+    with patch_environment(fsdp_cpu_ram_efficient_loading="false"):
+        base = None
+        if recipe.route != "from_scratch":
+            base = load_checkpoint(model or "embedded", "cpu", "float32")
+        elif model is not None:
+            raise UserError("--model: route from_scratch starts from nothing; leave the flag out")
+        run = run_class(recipe.route)(
+            Job(
+                recipe=recipe,
+                data=data,
+                out=out,
+                accelerator=accelerator,
+                execution=execution,
+                base=base,
+                model=model or "embedded",
+                text_encoder=text_encoder,
+                captions=dict(captions or {}),
+                on_films=on_films,
+                on_samples=lambda part, step, size, made: _grid(
+                    out if accelerator.is_main_process else None, part, step, size, made
+                ),
+            )
         )
-    )
     if not accelerator.is_main_process:
         yield from run.advance()
         return
