@@ -167,6 +167,7 @@ def ours(
             encode,
             "benchmark",
             AugmentationRecipe(copies=1),
+            accelerator.device,
             how.batch_size,
         )
         yield clock(how) - begun
