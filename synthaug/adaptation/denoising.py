@@ -158,7 +158,7 @@ class DiffusionRoute:
         blocks = [m for m in module.unet.modules() if isinstance(m, ResnetBlock2D)] if recipe.dropout else []
         self.dropouts = [block.dropout for block in blocks]
         for layer in self.dropouts:
-            layer.p = recipe.dropout
+            layer.train().p = recipe.dropout
 
     def batch(self, step: int, rank: int, world: int) -> NoisyBatch:
         """This process's share of the batch of `step`."""
@@ -223,11 +223,7 @@ class DiffusionRoute:
         """Weighted mean squared error, with its noisiest and cleanest quarter as figures."""
         if self.dropouts:
             torch.manual_seed(draws(self.recipe.seed, step, stream=2).initial_seed())
-        for layer in self.dropouts:
-            layer.train()
         error = self.errors(self.players[player], batch)
-        for layer in self.dropouts:
-            layer.eval()
         quarter = 4 * batch.timesteps // self.steps
         figures = {
             name: error.detach()[quarter == q].mean()

@@ -263,6 +263,7 @@ class Training:
         Of a module that was cut, the main process has it whole again, the others do not.
         """
         self.finish()
+        module.eval()
         averaged = self.averaged(player)
         if player in self.plans:
             sharding.assemble(module, self.plans[player], averaged, self.accelerator.is_main_process)
@@ -273,13 +274,18 @@ class Training:
 
     @contextmanager
     def swapped(self, player: str) -> Iterator[None]:
-        """The player with its moving average in place of its weights, for samples and validation."""
+        """The player with its moving average in place of its weights and nothing dropped, for samples and validation."""
         held = self.masters[player]
         kept = {name: weight.detach().clone() for name, weight in held.weights.items()}
+        dropping = [m for m in held.module.modules() if isinstance(m, nn.Dropout) and m.training]
         self._write(player, self.averages[player])
         try:
+            for layer in dropping:
+                layer.eval()
             yield
         finally:
+            for layer in dropping:
+                layer.train()
             self._write(player, kept)
 
     def _write(self, player: str, values: Mapping[str, Tensor]) -> None:
