@@ -1,10 +1,11 @@
 """`benchmarks/findings.py`: equal views, a large opacity that passes for nothing, and what is asked of each detector."""
 
-import importlib
 import io
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+import benchmark_scripts
 import numpy as np
 import pytest
 from rich.console import Console
@@ -22,10 +23,9 @@ EACH = 40
 
 
 @pytest.fixture(scope="module")
-def script() -> ModuleType:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
-        return importlib.import_module("findings")
+def script() -> Iterator[ModuleType]:
+    with benchmark_scripts.script("findings") as module:
+        yield module
 
 
 @pytest.mark.parametrize("count", [6, 5])

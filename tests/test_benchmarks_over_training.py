@@ -1,10 +1,11 @@
 """`benchmarks/over_training.py`: equal noises at each checkpoint, films that are kept, and a figure over the films seen."""
 
-import importlib
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from types import ModuleType
 
+import benchmark_scripts
 import numpy as np
 import pytest
 import tiny_checkpoint as tiny
@@ -19,10 +20,9 @@ from synthaug.evaluation.results import Results
 
 
 @pytest.fixture(scope="module")
-def script() -> ModuleType:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
-        return importlib.import_module("over_training")
+def script() -> Iterator[ModuleType]:
+    with benchmark_scripts.script("over_training") as module:
+        yield module
 
 
 def test_checkpoints_are_named_by_the_films_they_have_seen(script: ModuleType) -> None:

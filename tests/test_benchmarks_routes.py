@@ -1,11 +1,10 @@
 """`benchmarks/routes.py`: nobody is in two parts, and what a route gains is paired with the base."""
 
-import importlib
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+import benchmark_scripts
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,14 +12,11 @@ from PIL import Image
 from synthaug.datasets import RealRadiographs
 from synthaug.evaluation.label_fidelity import Scored
 
-HOME = Path(__file__).parents[1] / "benchmarks"
-
 
 @pytest.fixture
-def routes(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    monkeypatch.syspath_prepend(HOME)
-    yield importlib.import_module("routes")
-    del sys.modules["routes"]
+def routes() -> Iterator[ModuleType]:
+    with benchmark_scripts.script("routes") as module:
+        yield module
 
 
 def test_every_person_is_in_one_part(

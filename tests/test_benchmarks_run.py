@@ -9,27 +9,21 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
+import benchmark_scripts
 import pytest
 
 from synthaug.report.curves import ARM
 
-HOME = Path(__file__).parents[1] / "benchmarks"
-
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    """The module, whose siblings are found as they are when it runs as a script."""
-    monkeypatch.syspath_prepend(HOME)
-    before = set(sys.modules)
-    yield importlib.import_module("run")
-    for name in set(sys.modules) - before:
-        if Path(getattr(sys.modules[name], "__file__", None) or "/").parent == HOME:
-            del sys.modules[name]
+def run() -> Iterator[ModuleType]:
+    with benchmark_scripts.script("run") as module:
+        yield module
 
 
 def test_quick_runs_every_row(run: ModuleType, tmp_path: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(HOME.parent), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(HOME / "run.py"), "--quick", "--out", str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(benchmark_scripts.HOME.parent), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(benchmark_scripts.HOME / "run.py"), "--quick", "--out", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     text = (tmp_path / "RESULTS.md").read_text()

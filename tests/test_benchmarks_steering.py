@@ -1,11 +1,12 @@
 """`benchmarks/steering.py`: sides in equal numbers, heads that see what real films show, and films that show it or do not."""
 
-import importlib
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
+import benchmark_scripts
 import numpy as np
 import pytest
 
@@ -21,10 +22,9 @@ FINDINGS, VIEWS = ("no_finding", "pleural_effusion"), ("PA", "AP")
 
 
 @pytest.fixture(scope="module")
-def steering() -> ModuleType:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
-        return importlib.import_module("steering")
+def steering() -> Iterator[ModuleType]:
+    with benchmark_scripts.script("steering") as module:
+        yield module
 
 
 @pytest.mark.parametrize("count", [24, 3])
