@@ -124,6 +124,42 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(t
     assert start(tmp_path).step == 30
 
 
+class Overflowing(Line):
+    """A line whose gradient, never its loss, overflows at some steps."""
+
+    def __init__(self, at: range) -> None:
+        super().__init__()
+        self.at = at
+
+    def loss(
+        self, player: str, batch: torch.Tensor, step: int
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        loss, more = super().loss(player, batch, step)
+        if step in self.at:
+            loss.register_hook(lambda gradient: gradient * float("inf"))
+        return loss, more
+
+
+def test_a_gradient_that_is_not_finite_is_left_out_and_many_in_a_row_end_the_run(tmp_path: Path) -> None:
+    def run(at: range, folder: Path) -> Training:
+        return Training(Overflowing(at), RECIPE, folder, {"recipe": RECIPE.values()}, Accelerator(cpu=True))
+
+    some = run(range(30, 34), tmp_path / "some")
+    list(some.run(until=30))
+    before = copy.deepcopy(some.route.players["line"].state_dict())
+    with pytest.warns(UserWarning, match=r"of line is left out: .*2 tensors, first weight") as told:
+        records = list(some.run(until=34))
+    assert str(told[0].message).startswith("step 30 ")
+    assert [record.figures["line/skipped"] for record in records] == [1.0] * 4
+    assert torch.equal(some.route.players["line"].weight, before["weight"])
+    assert "line/skipped" not in next(some.run()).figures
+    with (
+        pytest.warns(UserWarning, match="left out"),
+        pytest.raises(TrainingDivergedError, match="the gradient of line"),
+    ):
+        list(run(range(30, 90), tmp_path / "many").run())
+
+
 def test_swapping_in_the_average_leaves_the_weights_as_they_were(tmp_path: Path) -> None:
     training = start(tmp_path)
     list(training.run(until=20))

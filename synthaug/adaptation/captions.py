@@ -9,6 +9,7 @@ A film that comes with texts of its own is captioned by one of them instead: its
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from pydantic import Field
@@ -18,6 +19,8 @@ from synthaug import prompts
 from synthaug.findings import NO_FINDING
 from synthaug.recipes import Recipe
 from synthaug.record import Record
+
+DECISIONS = 8  # about a caption, beside one for each finding
 
 
 class CaptionRecipe(Recipe):
@@ -39,14 +42,19 @@ def draw(record: Record, recipe: CaptionRecipe, generator: Generator) -> str:
     that is known to be absent is named too ("no cardiomegaly"). "no finding" stands alone.
     """
     texts = own_texts(record)
+    # One call for all that a caption may need: a film's caption must not take longer than a GPU takes to learn from it.
+    luck = iter(torch.rand(DECISIONS + len(record.labels), generator=generator).tolist())
 
     def chance(probability: float) -> bool:
-        return bool(torch.rand((), generator=generator) < probability)
+        return next(luck) < probability
+
+    def one(choices: Sequence[str]) -> str:
+        return choices[int(next(luck) * len(choices))]
 
     if chance(recipe.dropout):
         return ""
     if texts:
-        return texts[int(torch.randint(len(texts), (), generator=generator))]
+        return one(texts)
     labels: dict[str, float] = {}
     if record.labels.get(NO_FINDING) == 1:
         if chance(recipe.name_finding):
@@ -55,7 +63,7 @@ def draw(record: Record, recipe: CaptionRecipe, generator: Generator) -> str:
         labels = {f: 1.0 for f, value in record.labels.items() if value == 1 and chance(recipe.name_finding)}
     absent = [f for f, value in record.labels.items() if value == 0 and f != NO_FINDING]
     if absent and chance(recipe.name_absent) and NO_FINDING not in labels:
-        labels[absent[int(torch.randint(len(absent), (), generator=generator))]] = 0.0
+        labels[one(absent)] = 0.0
     known_age = record.age is not None and not math.isnan(record.age)
     return prompts.render(
         labels,

@@ -13,6 +13,7 @@ process holds a part of all that; the file is the same, so any number of process
 import json
 import math
 import shutil
+import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -36,6 +37,7 @@ from synthaug.recipes import Recipe, differences
 
 STATE = "state.safetensors"
 AHEAD = 4  # batches that threads draw while one is learnt from
+SKIPS = 10  # steps in a row without a finite gradient that are left out before a run ends
 
 
 class LoopRecipe(Recipe):
@@ -98,7 +100,7 @@ class Training:
 
     Raises:
         OutputFolderError: the folder holds the state of another run.
-        TrainingDivergedError: a loss is not finite; the last saved state is kept.
+        TrainingDivergedError: a loss, or the gradient of eleven steps in a row, is not finite; the last saved state is kept.
         DiskFullError: the disk has no room for the state; said before the first step.
         UserError: more processes than the batch has films for, several with `half`, 8-bit moments with `sharded`.
         NotInstalledError: the optimizer's library is missing.
@@ -132,7 +134,7 @@ class Training:
         self.masters: dict[str, Masters] = {}
         self.averages: dict[str, dict[str, Tensor]] = {}
         self.plans: dict[str, dict[str, nn.Module]] = {}
-        self.step = 0
+        self.step = self.skipped = 0
         if accelerator.device.type == "cuda":
             # cuDNN's backward gives NaN where keys do not fill its tiles of 128 (github.com/pytorch/pytorch/issues/196678).
             torch.backends.cuda.enable_cudnn_sdp(False)
@@ -210,17 +212,37 @@ class Training:
         if accelerator.num_processes > 1:
             total = accelerator.reduce(total, "sum")
         norm = sharding.whole(accelerator.clip_grad_norm_(list(held.weights.values()), self.recipe.clip))
-        if not (torch.isfinite(total) and torch.isfinite(norm)):
-            what = "gradient" if torch.isfinite(total) else "loss"
+        learnt = self._finite(name, total, norm)
+        if learnt:
+            optimizer.step()
+            held.publish()
+            self._average(name)
+        figures = {"loss": total, **{key: torch.stack(values).mean() for key, values in seen.items()}}
+        figures |= {} if learnt else {"skipped": torch.ones(())}
+        return {f"{name}/{key}": float(value) for key, value in figures.items()}
+
+    def _finite(self, name: str, loss: Tensor, norm: Tensor) -> bool:
+        """Whether a step can be taken: not where a kernel in half precision overflowed on its way back, now and then."""
+        if torch.isfinite(loss) and torch.isfinite(norm):
+            self.skipped = 0
+            return True
+        self.skipped += 1
+        what = "gradient" if torch.isfinite(loss) else "loss"
+        if what == "loss" or self.skipped > SKIPS:
             raise TrainingDivergedError(
                 f"the {what} of {name} is not finite at step {self.step}; the last good state is in "
                 f"{self.folder / STATE}; lower learning_rate and run the same command again"
             )
-        optimizer.step()
-        held.publish()
-        self._average(name)
-        figures = {"loss": total, **{key: torch.stack(values).mean() for key, values in seen.items()}}
-        return {f"{name}/{key}": float(value) for key, value in figures.items()}
+        bad = [
+            key
+            for key, weight in self.masters[name].weights.items()
+            if weight.grad is not None and not torch.isfinite(sharding.own(weight.grad)).all()
+        ]
+        where = f"{len(bad)} tensors" + "".join(f", first {key}" for key in bad[:1])
+        warnings.warn(
+            f"step {self.step} of {name} is left out: its gradient is not finite ({where})", stacklevel=2
+        )
+        return False
 
     def state_bytes(self) -> int:
         """Size of the saved state: weights, moving average and two moments in float32, and the buffers."""

@@ -14,11 +14,12 @@ from synthaug.adaptation.unet import UNet
 
 
 class UNetTextEncoderRecipe(FineTuningRecipe):
-    """`text_encoder_rate`: the text encoder's share of `training.learning_rate`; `widen` as of route `unet`."""
+    """`text_encoder_rate`: the text encoder's share of `training.learning_rate`; `widen` and `deepen` as of route `unet`."""
 
     route: Literal["unet_text_encoder"] = "unet_text_encoder"
     text_encoder_rate: float = Field(default=1.0, gt=0)
     widen: int | None = Field(default=None, gt=0)
+    deepen: tuple[int, ...] | None = None
 
 
 class UNetTextEncoder(UNet):
