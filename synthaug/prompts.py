@@ -69,7 +69,8 @@ def negative(text: str, view: str | None = None, age: float | None = None, sex: 
     """What guidance leads away from, for one film: `text` with its optional parts filled in from that film.
 
     "" leads away from any film. "chest radiograph[, {view} view]" leads away from films of the same view whatever they
-    show, so that guidance sharpens the finding alone and does not exaggerate what is typical of a view.
+    show, so that guidance sharpens the finding alone and does not exaggerate what is typical of a view. Parts between " | " are
+    averaged when they are read (`sampler`).
     """
     values = {"view": view or "", "sex": SEX_WORDS[sex] if sex else "", "age": age_words(age)}
     return _fill(text, {**values, "positives": "", "findings": ""})

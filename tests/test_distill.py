@@ -14,6 +14,7 @@ from tiny_checkpoint import LATENTS, SIZE, build
 from torch import Tensor, nn
 
 from synthaug import cli
+from synthaug.adaptation import teacher_paths
 from synthaug.adaptation.adapt import adapt
 from synthaug.adaptation.captions import CaptionRecipe
 from synthaug.adaptation.denoising import DiffusionRecipe
@@ -73,7 +74,7 @@ def drawn(
         teacher, guidance_scale=3.0, num_inference_steps=steps, scheduler="dpmsolver++", image_size=SIZE
     )
     recipe = PathsRecipe(count=48, teacher_steps=steps, film_share=share)
-    records = [Record(str(i), {"edema": float(i)}) for i in range(2)]
+    records = [Record(str(i), {"edema": float(i)}, view="AP") for i in range(2)]
     films = {i: torch.full((1, *SHAPE), 10.0 * i).half() for i in range(2)}
     drawing = Teacher(
         teacher, settings, knots, recipe, records, torch.ones(2).double(), CaptionRecipe(), 16, 0
@@ -91,6 +92,23 @@ def test_the_teachers_paths_follow_the_solution_on_paper(tiny: Checkpoint, tmp_p
         expected = start * growth(knots, 0, knot)
         # Half precision, and the error of the solver, mostly of its first step: 4 % with 50 steps, 1 % with 200.
         torch.testing.assert_close(paths.states[:, knot].float(), expected, atol=2e-3, rtol=0.012)
+
+
+def test_the_teacher_leads_away_from_the_view_that_a_text_names(
+    tiny: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = tiny.card.model_copy(update={"negative_prompt": "chest radiograph[, {view} view]"})
+    seen: list[str] = []
+    read = teacher_paths.blended
+    monkeypatch.setattr(
+        teacher_paths, "blended", lambda checkpoint, texts: seen.extend(texts) or read(checkpoint, texts)
+    )
+    _, paths = drawn(replace(tiny, card=card), tmp_path, share=0.0, steps=8)
+    named = [text for text in paths.texts if "AP view" in text]
+    assert 0 < len(named) < len(paths.texts) == len(seen)
+    assert seen == [
+        "chest radiograph, AP view" if "AP view" in text else "chest radiograph" for text in paths.texts
+    ]
 
 
 @pytest.mark.parametrize("knot", range(8))

@@ -206,6 +206,21 @@ def test_long_prompts_are_cut_with_a_warning(tiny: Checkpoint) -> None:
         rungs.embed(tiny, ["effusion " * 40])
 
 
+def test_parts_of_a_negative_prompt_are_averaged(tiny: Checkpoint) -> None:
+    parts = ["chest radiograph, AP view", "chest radiograph"]
+    mean = torch.stack([rungs.embed(tiny, [part])[0] for part in parts]).mean(0)
+    found = rungs.blended(tiny, [" | ".join(parts), parts[0]])
+    torch.testing.assert_close(found[0], mean)
+    assert torch.equal(found[1], rungs.embed(tiny, parts[:1])[0])
+    thrice = rungs.blended(tiny, [" | ".join([parts[0]] * 3 + [parts[1]])])[0]
+    torch.testing.assert_close(
+        thrice, torch.lerp(rungs.embed(tiny, parts[1:])[0], rungs.embed(tiny, parts[:1])[0], 0.75)
+    )
+    drawn = sample(tiny, PROMPTS, SEEDS, negative_prompts=" | ".join(parts))
+    assert not np.array_equal(drawn, sample(tiny, PROMPTS, SEEDS, negative_prompts=parts[0]))
+    assert np.array_equal(drawn, sample(tiny, PROMPTS, SEEDS, negative_prompts=[" | ".join(parts)] * 3))
+
+
 def test_negative_prompts_one_for_all_or_one_each(tiny: Checkpoint) -> None:
     one = sample(tiny, PROMPTS, SEEDS, negative_prompts="blurred")
     each = sample(tiny, PROMPTS, SEEDS, negative_prompts=["blurred"] * 3)

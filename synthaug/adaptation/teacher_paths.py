@@ -27,7 +27,7 @@ from synthaug.adaptation import captions
 from synthaug.adaptation.captions import CaptionRecipe
 from synthaug.adaptation.loop import draws
 from synthaug.diffusion.checkpoint import Checkpoint
-from synthaug.diffusion.sampler import Settings, embed, walk
+from synthaug.diffusion.sampler import Settings, blended, embed, walk
 from synthaug.diffusion.schedule import quiet_numpy
 from synthaug.recipes import Recipe
 from synthaug.record import Record
@@ -166,8 +166,8 @@ class Teacher:
             clean = torch.stack([latents[film][one] for film, one in zip(films, copies, strict=True)])
             noise = float(self.knots.alpha[begin]) * clean.float() + float(self.knots.sigma[begin]) * noise
         place = self.checkpoint.device
-        away = prompts.negative(self.checkpoint.card.negative_prompt)
-        text, negative = embed(self.checkpoint, texts), embed(self.checkpoint, [away] * size)
+        away = [self._away(film, text) for film, text in zip(films, texts, strict=True)]
+        text, negative = embed(self.checkpoint, texts), blended(self.checkpoint, away)
         stride = self.settings.num_inference_steps // last
         states = torch.zeros((size, last + 1, *self.shape), dtype=torch.float16)
         states[:, begin] = noise.half()
@@ -186,6 +186,12 @@ class Teacher:
                     states[:, step // stride] = reached.half().cpu()
         note = {"films": json.dumps(films), "texts": json.dumps(texts), "begin": str(begin)}
         return {"states": states}, note
+
+    def _away(self, film: int, text: str) -> str:
+        """The negative prompt of a path: of the film's view, where the text names it."""
+        view = self.records[film].view
+        named = view if view and f"{view} view" in text else None
+        return prompts.negative(self.checkpoint.card.negative_prompt, view=named)
 
 
 def read_paths(folder: Path, files: int) -> Paths:

@@ -37,7 +37,7 @@ from torch.nn.functional import avg_pool2d, interpolate, max_pool2d
 from synthaug.diffusion.checkpoint import Checkpoint
 from synthaug.diffusion.inversion import encode, invert, known_prediction
 from synthaug.diffusion.noise import generator, noise
-from synthaug.diffusion.sampler import Settings, decode, embed, predict
+from synthaug.diffusion.sampler import Settings, blended, decode, embed, predict
 from synthaug.diffusion.schedule import make_scheduler, quiet_numpy, takes_generator
 from synthaug.errors import UserError
 
@@ -193,7 +193,7 @@ class _Walker:
             )
         self.checkpoint, self.settings, self.seeds = checkpoint, settings, seeds
         self.without, self.present = embed(checkpoint, without), embed(checkpoint, present)
-        self.negative = embed(checkpoint, negative_prompts or [""] * len(seeds))
+        self.negative = blended(checkpoint, negative_prompts or [""] * len(seeds))
 
     def noise(self) -> Tensor:
         """Of the seeds, (B, C, h, w)."""

@@ -6,9 +6,10 @@ with scale w turns two predictions, with the prompt and with the negative prompt
 
     v = v_negative + w (v_prompt - v_negative)
 
-A scale of 1 is off. Guidance may be limited to an interval of steps (Kynkäänniemi et al., arXiv:2404.07724):
-outside it only the prompt's own prediction is computed, at half the cost. Coarse features of the U-Net may be kept for
-some steps (`feature_cache`).
+A scale of 1 is off. Parts of a negative prompt between " | " are averaged as embeddings: "chest radiograph, AP view | chest
+radiograph" leads away from AP films and from any film, so guidance sharpens the view too, half as much as the rest. Guidance
+may be limited to an interval of steps (Kynkäänniemi et al., arXiv:2404.07724): outside it only the prompt's own prediction is
+computed, at half the cost. Coarse features of the U-Net may be kept for some steps (`feature_cache`).
 
 Noise is a function of (seed, index). Images of one (seed, index, prompt) in batches of other sizes or
 company differ by rounding alone: at most 2 grey levels in float32.
@@ -31,6 +32,7 @@ from synthaug.errors import UserError
 from synthaug.prompts import negative
 
 KEPT_EMBEDDINGS = 4096
+BLEND = " | "
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,8 @@ def sample(
     Args:
         prompts: B texts.
         seeds: B pairs (recipe seed, index): all that the noise depends on.
-        negative_prompts: what guidance leads away from; one for all or one each. None takes the checkpoint's.
+        negative_prompts: what guidance leads away from; one for all or one each, parts between " | " averaged. None takes the
+            checkpoint's.
         guidance_scale, guidance_interval, num_inference_steps, scheduler, image_size: None takes the
             checkpoint's.
         feature_interval: coarse features of the U-Net are computed every so many steps; None and 1: at each.
@@ -150,7 +153,8 @@ def sample(
     latents = torch.stack([noise(seed, index, shape) for seed, index in seeds])
     latents = latents.to(checkpoint.device, checkpoint.dtype if exact else torch.float32)
     generators = [generator(seed, index, "steps") for seed, index in seeds]
-    text, away = embed(checkpoint, prompts), embed(checkpoint, negatives)
+    text = embed(checkpoint, prompts)
+    away = embed(checkpoint, negatives) if exact else blended(checkpoint, negatives)
     with quiet_numpy():
         latents = denoise(checkpoint, latents, text, away, settings, generators)
     return decode(checkpoint, latents, together=exact)
@@ -166,6 +170,12 @@ def embed(checkpoint: Checkpoint, prompts: Sequence[str]) -> torch.Tensor:
         if prompt not in kept:
             kept[prompt] = _encode(checkpoint, prompt)
     return torch.cat([kept[prompt] for prompt in prompts])
+
+
+def blended(checkpoint: Checkpoint, prompts: Sequence[str]) -> torch.Tensor:
+    """Text embeddings (B, tokens, width) of negative prompts, parts between " | " averaged."""
+    means = {prompt: embed(checkpoint, prompt.split(BLEND)).mean(0, keepdim=True) for prompt in {*prompts}}
+    return torch.cat([means[prompt] for prompt in prompts])
 
 
 def _encode(checkpoint: Checkpoint, prompt: str) -> torch.Tensor:
