@@ -36,7 +36,9 @@ def tiny(tiny_checkpoint: Path) -> Checkpoint:
     return load_checkpoint(tiny_checkpoint, device="cpu", dtype="float32")
 
 
-def piped(checkpoint: Checkpoint, scheduler: str, steps: int, scale: float) -> np.ndarray:
+def piped(
+    checkpoint: Checkpoint, scheduler: str, steps: int, scale: float, rescale: float = 0.0
+) -> np.ndarray:
     """What diffusers' pipeline draws from the same latents: float (B, H, W), 0 to 255."""
     pipeline = checkpoint.pipeline()
     pipeline.set_progress_bar_config(disable=True)
@@ -48,6 +50,7 @@ def piped(checkpoint: Checkpoint, scheduler: str, steps: int, scale: float) -> n
             generator=[generator(seed, index, "steps") for seed, index in SEEDS],
             num_inference_steps=steps,
             guidance_scale=scale,
+            guidance_rescale=rescale,
             output_type="np",
         ).images
     return images.mean(-1) * 255
@@ -62,6 +65,16 @@ def test_exact_mode_equals_the_diffusers_pipeline(tiny: Checkpoint, scheduler: s
     assert theirs.std() > 5
     # 0.5 is the rounding to uint8; the rest is float32 noise.
     assert np.abs(ours[:, 0] - theirs).max() <= 0.51
+
+
+@pytest.mark.parametrize("rescale", [0.4, 1.0])
+def test_rescaled_guidance_is_that_of_diffusers(tiny: Checkpoint, rescale: float) -> None:
+    how = {"scheduler": "ddim", "num_inference_steps": 5, "guidance_scale": 6.0, "exact": True}
+    ours = sample(tiny, PROMPTS, SEEDS, guidance_rescale=rescale, **how)
+    assert np.abs(ours[:, 0] - piped(tiny, "ddim", 5, 6.0, rescale)).max() <= 0.51
+    assert np.abs(ours.astype(int) - sample(tiny, PROMPTS, SEEDS, **how)).max() > 2
+    with pytest.raises(UserError, match="guidance_rescale 2: expected 0"):
+        sample(tiny, PROMPTS, SEEDS, guidance_rescale=2.0)
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "sample"])

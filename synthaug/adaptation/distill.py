@@ -237,6 +237,7 @@ class Distill(FineTuning):
         changes = {
             "guidance_scale": 1.0,
             "guidance_interval": (0.0, 1.0),
+            "guidance_rescale": 0.0,
             "num_inference_steps": self.recipe.windows,
             "scheduler": "ddim",
         }

@@ -199,6 +199,7 @@ def seconds_a_film(checkpoint: Checkpoint) -> float:
         [(0, 0)],
         guidance_scale=settings.guidance_scale,
         guidance_interval=settings.guidance_interval,
+        guidance_rescale=settings.guidance_rescale,
         num_inference_steps=settings.num_inference_steps,
         scheduler=settings.scheduler,
         image_size=settings.image_size,

@@ -9,7 +9,9 @@ with scale w turns two predictions, with the prompt and with the negative prompt
 A scale of 1 is off. Parts of a negative prompt between " | " are averaged as embeddings: "chest radiograph, AP view | chest
 radiograph" leads away from AP films and from any film, so guidance sharpens the view too, half as much as the rest. Guidance
 may be limited to an interval of steps (Kynkäänniemi et al., arXiv:2404.07724): outside it only the prompt's own prediction is
-computed, at half the cost. Coarse features of the U-Net may be kept for some steps (`feature_cache`).
+computed, at half the cost. Strong guidance raises the contrast; a rescale of r gives the share r of each prediction the spread
+that the prompt's own has (Lin et al. 2023, arXiv:2305.08891, section 3.4). Coarse features of the U-Net may be kept for some
+steps (`feature_cache`).
 
 Noise is a function of (seed, index). Images of one (seed, index, prompt) in batches of other sizes or
 company differ by rounding alone: at most 2 grey levels in float32.
@@ -45,6 +47,7 @@ class Settings:
     scheduler: str
     image_size: int
     feature_interval: int = 1
+    guidance_rescale: float = 0.0
 
     def guided(self, step: int, steps: int) -> bool:
         """Whether guidance is on at `step` of `steps`."""
@@ -60,6 +63,7 @@ def resolve(
     scheduler: str | None = None,
     image_size: int | None = None,
     feature_interval: int | None = None,
+    guidance_rescale: float | None = None,
 ) -> Settings:
     """The given settings, and the checkpoint's where None.
 
@@ -75,12 +79,15 @@ def resolve(
         scheduler=card.scheduler if scheduler is None else scheduler,
         image_size=card.image_size if image_size is None else image_size,
         feature_interval=1 if feature_interval is None else feature_interval,
+        guidance_rescale=card.guidance_rescale if guidance_rescale is None else guidance_rescale,
     )
     low, high = settings.guidance_interval
     if not 1 <= settings.guidance_scale < 1000:
         raise UserError(f"--guidance-scale {settings.guidance_scale:g}: expected a number from 1 (off) up")
     if not 0 <= low <= high <= 1:
         raise UserError(f"guidance_interval {low}, {high}: expected 0 <= from <= to <= 1")
+    if not 0 <= settings.guidance_rescale <= 1:
+        raise UserError(f"guidance_rescale {settings.guidance_rescale:g}: expected 0 (off) to 1")
     if settings.num_inference_steps < 1:
         raise UserError(f"--num-inference-steps {settings.num_inference_steps}: expected 1 or more")
     if settings.feature_interval < 1:
@@ -107,6 +114,7 @@ def sample(
     scheduler: str | None = None,
     image_size: int | None = None,
     feature_interval: int | None = None,
+    guidance_rescale: float | None = None,
     exact: bool = False,
 ) -> np.ndarray:
     """Draw one image a prompt.
@@ -116,8 +124,8 @@ def sample(
         seeds: B pairs (recipe seed, index): all that the noise depends on.
         negative_prompts: what guidance leads away from; one for all or one each, parts between " | " averaged. None takes the
             checkpoint's.
-        guidance_scale, guidance_interval, num_inference_steps, scheduler, image_size: None takes the
-            checkpoint's.
+        guidance_scale, guidance_interval, guidance_rescale, num_inference_steps, scheduler, image_size: None takes
+            the checkpoint's.
         feature_interval: coarse features of the U-Net are computed every so many steps; None and 1: at each.
         exact: the numbers of `StableDiffusionPipeline` from the same latents: guidance at every step, latents
             in the precision of the weights, and the scheduler that the checkpoint came with unless one is named.
@@ -136,7 +144,12 @@ def sample(
             f"found {len(prompts)} prompts, {len(seeds)} seeds, {len(negatives)} negative prompts"
         )
     if exact:
-        guidance_interval, scheduler, feature_interval = (0.0, 1.0), scheduler or AS_SAVED, 1
+        guidance_interval, scheduler, feature_interval, guidance_rescale = (
+            (0.0, 1.0),
+            scheduler or AS_SAVED,
+            1,
+            guidance_rescale or 0.0,
+        )
     settings = resolve(
         checkpoint,
         guidance_scale,
@@ -145,6 +158,7 @@ def sample(
         scheduler,
         image_size,
         feature_interval,
+        guidance_rescale,
     )
     if not prompts:
         return np.zeros((0, 1, settings.image_size, settings.image_size), np.uint8)
@@ -231,10 +245,13 @@ def walk(
             count(step - begin)
             scaled = scheduler.scale_model_input(latents, time)
             if settings.guided(step, steps):
-                away, prediction = (
+                away, own = (
                     predict(checkpoint, torch.cat([scaled, scaled]), time, both).to(latents.dtype).chunk(2)
                 )
-                prediction = away + settings.guidance_scale * (prediction - away)
+                prediction = away + settings.guidance_scale * (own - away)
+                if share := settings.guidance_rescale:
+                    spreads = own.std((1, 2, 3), keepdim=True) / prediction.std((1, 2, 3), keepdim=True)
+                    prediction = prediction * torch.lerp(torch.ones_like(spreads), spreads, share)
             else:
                 prediction = predict(checkpoint, scaled, time, text).to(latents.dtype)
             latents = scheduler.step(prediction, time, latents, return_dict=False, **extra)[0]

@@ -95,6 +95,7 @@ class Artist:
             recipe.scheduler,
             recipe.image_size,
             recipe.feature_interval,
+            recipe.guidance_rescale,
         )
 
     def draw(self, places: Sequence[int], noise: Sequence[int]) -> np.ndarray:
@@ -117,6 +118,7 @@ class Artist:
                 scheduler=settings.scheduler,
                 image_size=settings.image_size,
                 feature_interval=settings.feature_interval,
+                guidance_rescale=settings.guidance_rescale,
             )
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
@@ -301,6 +303,7 @@ def _samples(
                 "seed": recipe.seed,
                 "guidance_scale": recipe.guidance_scale,
                 "guidance_interval": recipe.guidance_interval,
+                "guidance_rescale": recipe.guidance_rescale,
                 "num_inference_steps": recipe.num_inference_steps,
                 "scheduler": recipe.scheduler,
                 **({"feature_interval": recipe.feature_interval} if recipe.feature_interval else {}),

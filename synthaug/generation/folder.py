@@ -56,6 +56,7 @@ def finish(
             "num_inference_steps": recipe.num_inference_steps,
             "guidance_scale": recipe.guidance_scale,
             "guidance_interval": recipe.guidance_interval,
+            "guidance_rescale": recipe.guidance_rescale,
             **({"feature_interval": recipe.feature_interval} if recipe.feature_interval else {}),
             "negative_prompt": recipe.negative_prompt,
         },

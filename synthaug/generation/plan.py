@@ -63,6 +63,7 @@ class GenerateRecipe(Recipe):
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
     guidance_interval: tuple[float, float] | None = None
+    guidance_rescale: float | None = None
     scheduler: str | None = None
     feature_interval: int | None = None
     negative_prompt: str | None = None
@@ -121,6 +122,7 @@ class GenerateRecipe(Recipe):
             self.scheduler,
             self.image_size,
             self.feature_interval,
+            self.guidance_rescale,
         )
         away = checkpoint.card.negative_prompt if self.negative_prompt is None else self.negative_prompt
         return self.model_copy(
@@ -130,6 +132,7 @@ class GenerateRecipe(Recipe):
                 "num_inference_steps": settings.num_inference_steps,
                 "guidance_scale": settings.guidance_scale,
                 "guidance_interval": settings.guidance_interval,
+                "guidance_rescale": settings.guidance_rescale,
                 "scheduler": settings.scheduler,
                 "negative_prompt": away,
                 "checkpoint": self.checkpoint or name,
