@@ -51,8 +51,9 @@ def child(arguments: argparse.Namespace, folder: Path) -> None:
     from diffusers import UNet2DConditionModel
     from torch import nn
 
+    from synthaug.adaptation.batches import draws, share
     from synthaug.adaptation.denoising import TextToNoise
-    from synthaug.adaptation.loop import STATE, LoopRecipe, Training, draws, share
+    from synthaug.adaptation.loop import STATE, LoopRecipe, Training
     from synthaug.adaptation.route import Execution
     from synthaug.adaptation.sharding import requested
 

@@ -15,8 +15,9 @@ from safetensors.torch import save_file
 from tiny_checkpoint import LATENTS, tiny_parts
 from torch import Tensor
 
+from synthaug.adaptation.batches import draws, share
 from synthaug.adaptation.denoising import TextToNoise
-from synthaug.adaptation.loop import STATE, LoopRecipe, Training, draws, share
+from synthaug.adaptation.loop import STATE, LoopRecipe, Training
 from synthaug.adaptation.route import Execution
 from synthaug.adaptation.sharding import own, requested
 

@@ -12,8 +12,9 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from synthaug.adaptation.adapt import adapt
+from synthaug.adaptation.batches import draws
 from synthaug.adaptation.from_scratch import FromScratchRecipe
-from synthaug.adaptation.loop import LoopRecipe, Training, draws
+from synthaug.adaptation.loop import LoopRecipe, Training
 from synthaug.adaptation.route import Execution, Progress
 from synthaug.datasets import RealRadiographs
 from synthaug.diffusion import load_checkpoint, sample

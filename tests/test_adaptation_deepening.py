@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from tiny_unet import answer, tiny_unet
 
 from synthaug.adaptation.adapt import adapt
 from synthaug.adaptation.deepening import deepen
@@ -17,27 +18,7 @@ from synthaug.errors import UserError
 
 
 def network(layers: int | tuple[int, ...]) -> UNet2DConditionModel:
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        made = UNet2DConditionModel(
-            sample_size=8,
-            in_channels=4,
-            out_channels=4,
-            layers_per_block=layers,
-            block_out_channels=(16, 32, 48),
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
-            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-            cross_attention_dim=8,
-            attention_head_dim=8,
-            norm_num_groups=4,
-        )
-    return made.eval()
-
-
-def answer(unet: UNet2DConditionModel) -> torch.Tensor:
-    draws = torch.Generator().manual_seed(0)
-    latents, text = torch.randn(4, 4, 8, 8, generator=draws), torch.randn(4, 3, 8, generator=draws)
-    return unet(latents, torch.tensor([3, 200, 600, 990]), text).sample
+    return tiny_unet((16, 32, 48), (False, True, False), layers)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from synthaug.adaptation.adapt import adapt
-from synthaug.adaptation.loop import LoopRecipe, Training, draws
+from synthaug.adaptation.batches import draws
+from synthaug.adaptation.loop import LoopRecipe, Training
 from synthaug.adaptation.masters import Masters
 from synthaug.adaptation.route import HALF, Execution, Progress
 from synthaug.adaptation.routes import load_recipe

@@ -254,7 +254,7 @@ def test_caption_rows_that_match_no_film_are_refused_by_name(tmp_path: Path) -> 
 
 def test_a_film_with_texts_is_captioned_by_them() -> None:
     from synthaug.adaptation import captions
-    from synthaug.adaptation.loop import draws
+    from synthaug.adaptation.batches import draws
 
     record = Record("a", {"edema": 1.0}, provenance={"captions": ["one", "two"]})
     drawn = [

@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, relu
 
 from synthaug import imagenet
-from synthaug.adaptation.loop import LoopRecipe, draws, share
+from synthaug.adaptation.batches import draws, share
+from synthaug.adaptation.loop import LoopRecipe
 from synthaug.adaptation.principal_components import PrincipalComponents, fit, write_encoder
 from synthaug.recipes import Recipe
 

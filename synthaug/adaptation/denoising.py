@@ -27,9 +27,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from synthaug.adaptation import captions
+from synthaug.adaptation.batches import draws, share
 from synthaug.adaptation.captions import CaptionRecipe
 from synthaug.adaptation.embeddings import reader
-from synthaug.adaptation.loop import LoopRecipe, draws, share
+from synthaug.adaptation.loop import LoopRecipe
 from synthaug.recipes import Recipe
 from synthaug.record import Record
 

@@ -27,10 +27,11 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from synthaug.adaptation import films, latents
+from synthaug.adaptation.batches import draws, share
 from synthaug.adaptation.captions import CaptionRecipe
 from synthaug.adaptation.denoising import DiffusionRecipe, TextToNoise, film_weights
 from synthaug.adaptation.fine_tuning import FineTuning, FineTuningRecipe
-from synthaug.adaptation.loop import StepRecord, draws, share
+from synthaug.adaptation.loop import StepRecord
 from synthaug.adaptation.lora import config, inject, save_factors
 from synthaug.adaptation.results import write_adapter
 from synthaug.adaptation.route import Progress

@@ -24,7 +24,7 @@ from safetensors import safe_open
 from torch import Tensor
 from torch.nn.functional import affine_grid, avg_pool2d, grid_sample
 
-from synthaug.adaptation.loop import draws
+from synthaug.adaptation.batches import draws
 from synthaug.errors import DiskFullError
 from synthaug.recipes import Recipe
 

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from synthaug.adaptation import averages, sharding, tensor_files
 from synthaug.adaptation.averages import NONE_KEPT, Averaging
+from synthaug.adaptation.batches import length, pieces
 from synthaug.adaptation.masters import MOMENTS, Masters, make_optimizer, moments, set_moments
 from synthaug.adaptation.sharding import Sharding
 from synthaug.errors import DiskFullError, OutputFolderError, TrainingDivergedError, UserError
@@ -166,12 +167,12 @@ class Training:
             self.check_space()
         for batch in self._batches(end):
             rate = self.recipe.learning_rate * self.recipe.rate(self.step)
-            pieces = list(_pieces(batch, self.micro_batch))
+            cut = list(pieces(batch, self.micro_batch))
             figures: dict[str, float] = {}
             for name in self.route.players:
                 for group in self.optimizers[name].param_groups:
                     group["lr"] = rate * group["scale"]
-                figures |= self._learn(name, pieces)
+                figures |= self._learn(name, cut)
             self.step += 1
             if self.step % save_every == 0 or self.step == end:
                 self.save()
@@ -187,18 +188,18 @@ class Training:
                     waiting.append(pool.submit(self.route.batch, step + len(waiting), rank, world))
                 yield waiting.popleft().result()
 
-    def _learn(self, name: str, pieces: Sequence[Any]) -> dict[str, float]:
+    def _learn(self, name: str, cut: Sequence[Any]) -> dict[str, float]:
         """One step of one player; figures of this process, but the loss is that of the whole batch."""
         accelerator, module, optimizer = self.accelerator, self.route.players[name], self.optimizers[name]
         held = self.masters[name]
         optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=accelerator.device)
         seen: dict[str, list[Tensor]] = {}
-        for number, piece in enumerate(pieces, 1):
+        for number, piece in enumerate(cut, 1):
             # Losses are means over their films: weighted so, the pieces of all processes add up to the mean of all.
-            weight = _length(piece) / self.recipe.batch_size
+            weight = length(piece) / self.recipe.batch_size
             # Whole gradients, kept until the last piece, are what cutting is there to avoid.
-            last = number == len(pieces) or name in self.plans
+            last = number == len(cut) or name in self.plans
             with nullcontext() if last else accelerator.no_sync(module):
                 outcome = self.route.loss(name, piece, self.step)
                 if outcome is None:
@@ -392,29 +393,3 @@ def _check_processes(batch_size: int, world: int, half: bool) -> None:
             f"batch_size {batch_size} leaves some of {world} processes without a film; "
             f"give --set training.batch_size={world * math.ceil(batch_size / world)} or start fewer processes"
         )
-
-
-def _length(batch: Any) -> int:
-    return len(batch[0] if isinstance(batch, tuple) else batch)
-
-
-def _pieces(batch: Any, size: int | None) -> Iterator[Any]:
-    """A batch, a tensor or a named tuple of tensors, cut into pieces of at most `size` films."""
-    if size is None or _length(batch) <= size:
-        yield batch
-    elif isinstance(batch, tuple):
-        yield from (type(batch)(*parts) for parts in zip(*(part.split(size) for part in batch), strict=True))
-    else:
-        yield from batch.split(size)
-
-
-def draws(seed: int, step: int, stream: int = 0) -> torch.Generator:
-    """A generator on the CPU that depends on (seed, step, stream) alone."""
-    mixed = (seed * 1_000_003 + step) * 64 + stream
-    return torch.Generator().manual_seed(mixed % (2**63 - 1))
-
-
-def share(total: int, rank: int, world: int) -> slice:
-    """The slice of a global batch of `total` that belongs to `rank`."""
-    size = math.ceil(total / world)
-    return slice(rank * size, min(total, (rank + 1) * size))

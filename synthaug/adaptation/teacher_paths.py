@@ -24,8 +24,8 @@ from torch import Tensor
 
 from synthaug import prompts
 from synthaug.adaptation import captions
+from synthaug.adaptation.batches import draws
 from synthaug.adaptation.captions import CaptionRecipe
-from synthaug.adaptation.loop import draws
 from synthaug.diffusion.checkpoint import Checkpoint
 from synthaug.diffusion.sampler import Settings, blended, embed, walk
 from synthaug.diffusion.schedule import quiet_numpy
