@@ -94,10 +94,10 @@ def test_the_teachers_paths_follow_the_solution_on_paper(tiny: Checkpoint, tmp_p
         torch.testing.assert_close(paths.states[:, knot].float(), expected, atol=2e-3, rtol=0.012)
 
 
-def test_the_teacher_leads_away_from_the_view_that_a_text_names(
+def test_the_teacher_leads_away_from_what_a_text_names(
     tiny: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    card = tiny.card.model_copy(update={"negative_prompt": "chest radiograph[, {view} view]"})
+    card = tiny.card.model_copy(update={"negative_prompt": "chest radiograph[, {view} view][: {contrary}]"})
     seen: list[str] = []
     read = teacher_paths.blended
     monkeypatch.setattr(
@@ -106,9 +106,12 @@ def test_the_teacher_leads_away_from_the_view_that_a_text_names(
     _, paths = drawn(replace(tiny, card=card), tmp_path, share=0.0, steps=8)
     named = [text for text in paths.texts if "AP view" in text]
     assert 0 < len(named) < len(paths.texts) == len(seen)
-    assert seen == [
-        "chest radiograph, AP view" if "AP view" in text else "chest radiograph" for text in paths.texts
-    ]
+    contrary = {": edema": ": no finding", ": no edema": ": edema", "": ""}
+    for text, away in zip(paths.texts, seen, strict=True):
+        _, colon, shown = text.partition(":")
+        view = "chest radiograph, AP view" if "AP view" in text else "chest radiograph"
+        assert away == view + contrary[colon + shown]
+    assert {text.partition(":")[2] for text in paths.texts} == {" edema", " no edema", ""}
 
 
 @pytest.mark.parametrize("knot", range(8))

@@ -108,6 +108,21 @@ def test_guidance_leads_away_from_the_same_view(tiny_checkpoint: Path, tmp_path:
     assert equal == [False, True, False]
 
 
+def test_guidance_leads_away_from_what_the_film_must_not_show(tiny_checkpoint: Path) -> None:
+    plan = (
+        PlanEntry(labels={EFFUSION: 1.0}, view="PA", count=1),
+        PlanEntry(labels={"no_finding": 1.0}, count=1),
+        PlanEntry(prompt="chest radiograph", count=1),
+    )
+    recipe = GenerateRecipe(plan=plan, negative_prompt="chest radiograph[, {view} view][: {contrary}]")
+    resolved = recipe.resolved(load_checkpoint(tiny_checkpoint, "cpu", "float32"))
+    assert [entry.negative_prompt for entry in resolved.plan] == [
+        "chest radiograph, PA view: no finding",
+        "chest radiograph: pleural effusion",
+        "chest radiograph",
+    ]
+
+
 @pytest.mark.parametrize(
     "wrong, error, message",
     [

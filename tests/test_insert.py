@@ -40,6 +40,24 @@ def test_members_are_equal_outside_the_mask_and_differ_inside(tiny, scheduler: s
     assert np.abs(alone.astype(int) - pairs.without).max() <= 2
 
 
+def test_each_member_is_led_away_from_its_own_negative_prompt(tiny) -> None:
+    settings = resolve(tiny, num_inference_steps=4, guidance_scale=4.0, scheduler="ddim")
+    region = Region(strength=1.0, area=1.0, mask=np.ones((32, 32), np.uint8))
+    pairs = sample_pairs(tiny, [ABSENT], [PRESENT], SEEDS[:1], settings, [(PRESENT, ABSENT)], region)
+    how = {"num_inference_steps": 4, "guidance_scale": 4.0, "scheduler": "ddim"}
+    expected = [
+        sample(
+            tiny, [own], SEEDS[:1], negative_prompts=away, guidance_interval=settings.guidance_interval, **how
+        )
+        for own, away in ((ABSENT, PRESENT), (PRESENT, ABSENT))
+    ]
+    assert np.abs(pairs.without.astype(int) - expected[0]).max() <= 2
+    # A region of the whole film is soft at its edge; inside it the member with is the film that its prompt draws.
+    inside = pairs.mask == 255
+    assert inside.mean() > 0.2
+    assert np.abs(pairs.present.astype(int) - expected[1])[inside].max() <= 3
+
+
 def test_equal_prompts_give_equal_members(tiny) -> None:
     settings = resolve(tiny, num_inference_steps=4)
     pairs = sample_pairs(tiny, [ABSENT], [ABSENT], SEEDS[:1], settings, region=Region(area=1.0))

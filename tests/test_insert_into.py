@@ -56,7 +56,7 @@ def test_inversion_finds_the_noise_that_draws_the_film(tiny, drawn: np.ndarray) 
     settings = resolve(tiny, num_inference_steps=100, scheduler="ddim", guidance_scale=1.0)
     walker = walker_of(tiny, settings)
     film = encode(tiny, drawn)
-    found = invert(tiny, film, walker.without, settings, 99)
+    found = invert(tiny, film, walker.without.toward, settings, 99)
     ready = walker.scheduler()
     time = ready.timesteps[1:2].expand(2)
 

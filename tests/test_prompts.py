@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from synthaug.errors import LabelError, UnknownNameError
 from synthaug.findings import FINDINGS
-from synthaug.prompts import TEMPLATES, age_words, negative, render, words
+from synthaug.prompts import TEMPLATES, age_words, contrary, negative, render, words
 from synthaug.record import VIEWS
 
 
@@ -95,3 +95,23 @@ def test_a_negative_prompt_takes_the_films_own_view_sex_and_age() -> None:
     assert negative(text) == "chest radiograph"
     assert negative("") == ""
     assert negative("blurred", "AP") == "blurred"
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ({"pleural_effusion": 1.0}, "no finding"),
+        ({"pleural_effusion": 1.0, "edema": 0.0}, "no finding"),
+        ({"no_finding": 1.0}, "pleural effusion, edema"),
+        ({"edema": 0.0}, "edema"),
+        ({"edema": float("nan")}, ""),
+        ({}, ""),
+    ],
+)
+def test_a_negative_prompt_may_name_what_the_film_must_not_show(
+    labels: dict[str, float], expected: str
+) -> None:
+    offered = ("no_finding", "pleural_effusion", "edema")
+    assert contrary(labels, offered) == expected
+    away = negative("chest radiograph[, {view} view][: {contrary}]", "PA", contrary=expected)
+    assert away == f"chest radiograph, PA view{': ' if expected else ''}{expected}"

@@ -1,11 +1,13 @@
 """The sampler against diffusers' own pipeline, and what images may and may not depend on."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from diffusers.schedulers import scheduling_dpmsolver_multistep
 from tiny_checkpoint import LATENTS, SIZE, build, tiny_card
 
 from synthaug.diffusion import Checkpoint, load_checkpoint, noise, resolve, sample
@@ -75,6 +77,52 @@ def test_rescaled_guidance_is_that_of_diffusers(tiny: Checkpoint, rescale: float
     assert np.abs(ours.astype(int) - sample(tiny, PROMPTS, SEEDS, **how)).max() > 2
     with pytest.raises(UserError, match="guidance_rescale 2: expected 0"):
         sample(tiny, PROMPTS, SEEDS, guidance_rescale=2.0)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25])
+def test_guidance_may_leave_the_brightness_to_the_prompt(tiny: Checkpoint, share: float) -> None:
+    def reached(**given: float) -> torch.Tensor:
+        settings = resolve(
+            tiny, scheduler="ddim", num_inference_steps=1, guidance_interval=(0.0, 1.0), **given
+        )
+        with quiet_numpy(), torch.inference_mode():
+            latents = torch.stack([noise(*seed, SHAPE) for seed in SEEDS])
+            text, away = rungs.embed(tiny, PROMPTS), rungs.embed(tiny, [""] * len(PROMPTS))
+            return rungs.denoise(tiny, latents, text, away, settings, [])
+
+    def level(latents: torch.Tensor) -> torch.Tensor:
+        return latents.mean((2, 3), keepdim=True)
+
+    free, whole = reached(guidance_scale=1.0), reached(guidance_scale=6.0)
+    ours = reached(guidance_scale=6.0, guidance_mean=share)
+    assert (level(whole) - level(free)).abs().max() > 0.01
+    # One step is linear in the prediction: means lie between those without and with guidance, all else is as guided.
+    torch.testing.assert_close(level(ours), torch.lerp(level(free), level(whole), share), atol=1e-4, rtol=0)
+    torch.testing.assert_close(ours - level(ours), whole - level(whole), atol=1e-4, rtol=0)
+
+
+def test_noise_scale_multiplies_the_noise_of_the_solver(
+    tiny: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    how = {"scheduler": "sde-dpmsolver++", "num_inference_steps": 5}
+    ours = sample(tiny, PROMPTS, SEEDS, noise_scale=1.3, **how)
+    drawn = scheduling_dpmsolver_multistep.randn_tensor
+    monkeypatch.setattr(
+        scheduling_dpmsolver_multistep, "randn_tensor", lambda *args, **named: 1.3 * drawn(*args, **named)
+    )
+    louder = sample(tiny, PROMPTS, SEEDS, **how)
+    monkeypatch.undo()
+    assert np.array_equal(ours, louder)
+    assert not np.array_equal(ours, sample(tiny, PROMPTS, SEEDS, **how))
+    with pytest.raises(UserError, match="is for schedulers whose names begin with 'sde-'"):
+        sample(tiny, PROMPTS, SEEDS, scheduler="ddim", noise_scale=1.3)
+
+
+def test_a_checkpoints_noise_scale_is_for_its_own_solver(tiny: Checkpoint) -> None:
+    card = tiny.card.model_copy(update={"scheduler": "sde-dpmsolver++", "noise_scale": 1.2})
+    louder = replace(tiny, card=card)
+    assert resolve(louder).noise_scale == 1.2
+    assert resolve(louder, scheduler="ddim").noise_scale == 1
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "sample"])

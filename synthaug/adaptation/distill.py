@@ -239,6 +239,8 @@ class Distill(FineTuning):
             "guidance_scale": 1.0,
             "guidance_interval": (0.0, 1.0),
             "guidance_rescale": 0.0,
+            "guidance_mean": 1.0,
+            "noise_scale": 1.0,
             "num_inference_steps": self.recipe.windows,
             "scheduler": "ddim",
         }

@@ -40,6 +40,8 @@ class SamplingDefaults(Recipe):
     guidance_scale: float = Field(default=3.0, ge=1)
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     guidance_rescale: float = Field(default=0.0, ge=0, le=1)
+    guidance_mean: float = Field(default=1.0, ge=0, le=1)
+    noise_scale: float = Field(default=1.0, ge=0, le=2)
     num_inference_steps: int = Field(default=20, gt=0)
     scheduler: str = "dpmsolver++"
     negative_prompt: str = ""

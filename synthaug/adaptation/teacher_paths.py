@@ -29,6 +29,7 @@ from synthaug.adaptation.captions import CaptionRecipe
 from synthaug.diffusion.checkpoint import Checkpoint
 from synthaug.diffusion.sampler import Settings, blended, embed, walk
 from synthaug.diffusion.schedule import quiet_numpy
+from synthaug.findings import title
 from synthaug.recipes import Recipe
 from synthaug.record import Record
 
@@ -188,10 +189,15 @@ class Teacher:
         return {"states": states}, note
 
     def _away(self, film: int, text: str) -> str:
-        """The negative prompt of a path: of the film's view, where the text names it."""
-        view = self.records[film].view
-        named = view if view and f"{view} view" in text else None
-        return prompts.negative(self.checkpoint.card.negative_prompt, view=named)
+        """The negative prompt of a path: of the film's view and labels, where the text names them."""
+        record, card = self.records[film], self.checkpoint.card
+        view = record.view if record.view and f"{record.view} view" in text else None
+        parts = text.partition(": ")[2].split(", ")
+        words = {1.0: "{}", 0.0: "no {}"}
+        named = {f: v for f, v in record.labels.items() if v in words and words[v].format(title(f)) in parts}
+        return prompts.negative(
+            card.negative_prompt, view=view, contrary=prompts.contrary(named, card.findings)
+        )
 
 
 def read_paths(folder: Path, files: int) -> Paths:

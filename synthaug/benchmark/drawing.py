@@ -25,7 +25,7 @@ from synthaug.benchmark.arms import Lacking, Size, subset
 from synthaug.benchmark.material import one_finding, real_parts
 from synthaug.datasets.synthetic import SyntheticRadiographs
 from synthaug.detection.films import Films
-from synthaug.diffusion import Checkpoint, load_checkpoint, resolve, sample
+from synthaug.diffusion import Checkpoint, load_checkpoint, sample
 from synthaug.errors import DataError
 from synthaug.generation.generate import generate
 
@@ -191,19 +191,8 @@ def planned(finding: str, count: int, sets: int) -> list[Planned]:
 
 def seconds_a_film(checkpoint: Checkpoint) -> float:
     """Seconds of one film here, by one that is drawn and thrown away."""
-    settings = resolve(checkpoint)
     start = time.perf_counter()
-    sample(
-        checkpoint,
-        [""],
-        [(0, 0)],
-        guidance_scale=settings.guidance_scale,
-        guidance_interval=settings.guidance_interval,
-        guidance_rescale=settings.guidance_rescale,
-        num_inference_steps=settings.num_inference_steps,
-        scheduler=settings.scheduler,
-        image_size=settings.image_size,
-    )
+    sample(checkpoint, [""], [(0, 0)])
     return time.perf_counter() - start
 
 

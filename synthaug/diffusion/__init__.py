@@ -3,12 +3,13 @@
 from synthaug.diffusion.card import Base, CheckpointCard
 from synthaug.diffusion.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from synthaug.diffusion.noise import noise
-from synthaug.diffusion.sampler import Settings, resolve, sample
+from synthaug.diffusion.sampler import Given, Settings, resolve, sample
 
 __all__ = [
     "Base",
     "Checkpoint",
     "CheckpointCard",
+    "Given",
     "Settings",
     "load_checkpoint",
     "noise",

@@ -38,6 +38,8 @@ class CheckpointCard(BaseModel):
         scheduler: of `synthaug.diffusion.schedule.SCHEDULERS`, likewise.
         guidance_interval: steps with guidance, as [from, to) in fractions of the steps; 0 is the noisy end.
         guidance_rescale: share of a guided prediction that keeps the spread of the prompt's own; 0 is off.
+        guidance_mean: share of what guidance changes in the brightness of a whole film that is kept; 0 leaves it to the prompt.
+        noise_scale: factor of the noise that an "sde-" scheduler adds.
         attribution: whose data and weights went in, with licences.
         license: of the weights, as the hub writes it ("apache-2.0", "creativeml-openrail-m"); "" where nobody said.
         tokens: words of a prompt -> learnt token that is read in their place.
@@ -57,6 +59,8 @@ class CheckpointCard(BaseModel):
     guidance_scale: float = Field(default=3.0, ge=1)
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     guidance_rescale: float = Field(default=0.0, ge=0, le=1)
+    guidance_mean: float = Field(default=1.0, ge=0, le=1)
+    noise_scale: float = Field(default=1.0, ge=0, le=2)
     num_inference_steps: int = Field(default=20, gt=0)
     scheduler: str = "dpmsolver++"
     attribution: str = ""

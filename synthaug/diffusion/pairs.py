@@ -27,7 +27,7 @@ Outside of the mask both are equal to the grey level, and a given film keeps wha
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -104,7 +104,7 @@ def sample_pairs(
     present: Sequence[str],
     seeds: Sequence[tuple[int, int]],
     settings: Settings,
-    negative_prompts: Sequence[str] | None = None,
+    negative_prompts: Sequence[tuple[str, str]] | None = None,
     region: Region | None = None,
 ) -> Pairs:
     """Draw one pair a seed.
@@ -113,6 +113,7 @@ def sample_pairs(
         without, present: B prompts each.
         seeds: B pairs (recipe seed, index), all that the noise depends on.
         settings: from `resolve`.
+        negative_prompts: B pairs, what the members without and with are led away from; "" when None.
 
     Raises:
         UserError: lengths that differ, or a mask of another size.
@@ -132,7 +133,7 @@ def change_films(
     present: Sequence[str],
     seeds: Sequence[tuple[int, int]],
     settings: Settings,
-    negative_prompts: Sequence[str] | None = None,
+    negative_prompts: Sequence[tuple[str, str]] | None = None,
     region: Region | None = None,
     method: Method = "inversion",
 ) -> Pairs:
@@ -140,7 +141,7 @@ def change_films(
 
     Args:
         films: uint8 (B, 1, H, W), H = W = `settings.image_size`.
-        without, present: B prompts each; `without` says what the films show.
+        without, present, negative_prompts: as of `sample_pairs`; `without` says what the films show.
         method: "inversion" starts from the noise that DDIM inversion finds, "img2img" from noise of the seed.
 
     Raises:
@@ -158,7 +159,7 @@ def change_films(
     latents, scheduler = encode(checkpoint, films), walker.scheduler()
     if method == "inversion":
         steps = settings.num_inference_steps
-        drawn = invert(checkpoint, latents, walker.without, settings, steps - region.shared(steps))
+        drawn = invert(checkpoint, latents, walker.without.toward, settings, steps - region.shared(steps))
     else:
         drawn = walker.noise()
     with quiet_numpy():
@@ -175,6 +176,13 @@ def change_films(
     return walker.insert(start, course, rival, films, decode(checkpoint, latents), region)
 
 
+class Texts(NamedTuple):
+    """Embeddings (B, tokens, width) of what one member of each pair is led toward, and away from."""
+
+    toward: Tensor
+    away: Tensor
+
+
 class _Walker:
     """One batch: its prompts and seeds, and ways along the scheduler's steps."""
 
@@ -183,7 +191,7 @@ class _Walker:
         checkpoint: Checkpoint,
         settings: Settings,
         seeds: Sequence[tuple[int, int]],
-        negative_prompts: Sequence[str] | None,
+        negative_prompts: Sequence[tuple[str, str]] | None,
         without: Sequence[str],
         present: Sequence[str],
     ) -> None:
@@ -192,8 +200,11 @@ class _Walker:
                 f"found {len(without)} and {len(present)} prompts, {len(seeds)} seeds; expected as many of each"
             )
         self.checkpoint, self.settings, self.seeds = checkpoint, settings, seeds
-        self.without, self.present = embed(checkpoint, without), embed(checkpoint, present)
-        self.negative = blended(checkpoint, negative_prompts or [""] * len(seeds))
+        away = list(zip(*(negative_prompts or [("", "")] * len(seeds)), strict=True))
+        self.without, self.present = (
+            Texts(embed(checkpoint, own), blended(checkpoint, negative))
+            for own, negative in zip((without, present), away, strict=True)
+        )
 
     def noise(self) -> Tensor:
         """Of the seeds, (B, C, h, w)."""
@@ -222,14 +233,14 @@ class _Walker:
                 course.append(moved_by)
         return latents, course
 
-    def following(self, text: Tensor) -> Prediction:
+    def following(self, texts: Texts) -> Prediction:
         """The network's prediction, guided toward a text."""
 
         def guided(scheduler: Any, scaled: Tensor, step: int) -> Tensor:
             time, settings = scheduler.timesteps[step], self.settings
             if not settings.guided(step, len(scheduler.timesteps)):
-                return predict(self.checkpoint, scaled, time, text).float()
-            both = torch.cat([self.negative, text])
+                return predict(self.checkpoint, scaled, time, texts.toward).float()
+            both = torch.cat([texts.away, texts.toward])
             pair = predict(self.checkpoint, torch.cat([scaled, scaled]), time, both).float()
             away, toward = pair.chunk(2)
             return away + settings.guidance_scale * (toward - away)

@@ -10,7 +10,10 @@ A scale of 1 is off. Parts of a negative prompt between " | " are averaged as em
 radiograph" leads away from AP films and from any film, so guidance sharpens the view too, half as much as the rest. Guidance
 may be limited to an interval of steps (Kynkäänniemi et al., arXiv:2404.07724): outside it only the prompt's own prediction is
 computed, at half the cost. Strong guidance raises the contrast; a rescale of r gives the share r of each prediction the spread
-that the prompt's own has (Lin et al. 2023, arXiv:2305.08891, section 3.4). Coarse features of the U-Net may be kept for some
+that the prompt's own has (Lin et al. 2023, arXiv:2305.08891, section 3.4). What guidance changes in the mean of a latent channel
+over the film is its brightness, which is no finding: `guidance_mean` is the share of it that is kept. A network that is less sure
+than it should be draws with too little variance; `noise_scale` multiplies the noise that an "sde-" solver adds (S_noise of
+Karras et al. 2022, arXiv:2206.00364). Coarse features of the U-Net may be kept for some
 steps (`feature_cache`).
 
 Noise is a function of (seed, index). Images of one (seed, index, prompt) in batches of other sizes or
@@ -20,11 +23,12 @@ company differ by rounding alone: at most 2 grey levels in float32.
 import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 import torch
+from diffusers.utils.torch_utils import randn_tensor
 
 from synthaug.diffusion.checkpoint import Checkpoint
 from synthaug.diffusion.feature_cache import cached_features
@@ -35,6 +39,21 @@ from synthaug.prompts import negative
 
 KEPT_EMBEDDINGS = 4096
 BLEND = " | "
+SCALED = "sde-"  # solvers whose noise `noise_scale` multiplies
+
+
+class Given(TypedDict, total=False):
+    """Settings by name; None, and what is left out, takes the checkpoint's."""
+
+    guidance_scale: float | None
+    guidance_interval: tuple[float, float] | None
+    guidance_rescale: float | None
+    guidance_mean: float | None
+    num_inference_steps: int | None
+    scheduler: str | None
+    noise_scale: float | None
+    image_size: int | None
+    feature_interval: int | None
 
 
 @dataclass(frozen=True)
@@ -48,6 +67,8 @@ class Settings:
     image_size: int
     feature_interval: int = 1
     guidance_rescale: float = 0.0
+    guidance_mean: float = 1.0
+    noise_scale: float = 1.0
 
     def guided(self, step: int, steps: int) -> bool:
         """Whether guidance is on at `step` of `steps`."""
@@ -55,16 +76,7 @@ class Settings:
         return self.guidance_scale != 1 and low <= step / steps < high
 
 
-def resolve(
-    checkpoint: Checkpoint,
-    guidance_scale: float | None = None,
-    guidance_interval: tuple[float, float] | None = None,
-    num_inference_steps: int | None = None,
-    scheduler: str | None = None,
-    image_size: int | None = None,
-    feature_interval: int | None = None,
-    guidance_rescale: float | None = None,
-) -> Settings:
+def resolve(checkpoint: Checkpoint, **given: Unpack[Given]) -> Settings:
     """The given settings, and the checkpoint's where None.
 
     Raises:
@@ -72,22 +84,27 @@ def resolve(
         UnknownNameError: no scheduler of that name.
     """
     card = checkpoint.card
-    settings = Settings(
-        guidance_scale=float(card.guidance_scale if guidance_scale is None else guidance_scale),
-        guidance_interval=card.guidance_interval if guidance_interval is None else guidance_interval,
-        num_inference_steps=card.num_inference_steps if num_inference_steps is None else num_inference_steps,
-        scheduler=card.scheduler if scheduler is None else scheduler,
-        image_size=card.image_size if image_size is None else image_size,
-        feature_interval=1 if feature_interval is None else feature_interval,
-        guidance_rescale=card.guidance_rescale if guidance_rescale is None else guidance_rescale,
-    )
+    values: dict[str, Any] = {"feature_interval": 1}
+    values |= {name: getattr(card, name) for name in Given.__annotations__ if name not in values}
+    values |= {name: value for name, value in given.items() if value is not None}
+    settings = Settings(**values)
+    if not settings.scheduler.startswith(SCALED) and given.get("noise_scale") is None:
+        settings = replace(settings, noise_scale=1.0)  # the checkpoint's is for its own solver
     low, high = settings.guidance_interval
     if not 1 <= settings.guidance_scale < 1000:
         raise UserError(f"--guidance-scale {settings.guidance_scale:g}: expected a number from 1 (off) up")
     if not 0 <= low <= high <= 1:
         raise UserError(f"guidance_interval {low}, {high}: expected 0 <= from <= to <= 1")
-    if not 0 <= settings.guidance_rescale <= 1:
-        raise UserError(f"guidance_rescale {settings.guidance_rescale:g}: expected 0 (off) to 1")
+    for name in ("guidance_rescale", "guidance_mean"):
+        if not 0 <= (share := getattr(settings, name)) <= 1:
+            raise UserError(f"{name} {share:g}: expected 0 to 1")
+    if not 0 <= settings.noise_scale <= 2:
+        raise UserError(f"noise_scale {settings.noise_scale:g}: expected 0 to 2, and 1 as the solver has it")
+    if settings.noise_scale != 1 and not settings.scheduler.startswith(SCALED):
+        raise UserError(
+            f"noise_scale {settings.noise_scale:g}: is for schedulers whose names begin with {SCALED!r}, found "
+            f"{settings.scheduler}; expected 1 there"
+        )
     if settings.num_inference_steps < 1:
         raise UserError(f"--num-inference-steps {settings.num_inference_steps}: expected 1 or more")
     if settings.feature_interval < 1:
@@ -108,14 +125,8 @@ def sample(
     seeds: Sequence[tuple[int, int]],
     *,
     negative_prompts: Sequence[str] | str | None = None,
-    guidance_scale: float | None = None,
-    guidance_interval: tuple[float, float] | None = None,
-    num_inference_steps: int | None = None,
-    scheduler: str | None = None,
-    image_size: int | None = None,
-    feature_interval: int | None = None,
-    guidance_rescale: float | None = None,
     exact: bool = False,
+    **given: Unpack[Given],
 ) -> np.ndarray:
     """Draw one image a prompt.
 
@@ -124,11 +135,10 @@ def sample(
         seeds: B pairs (recipe seed, index): all that the noise depends on.
         negative_prompts: what guidance leads away from; one for all or one each, parts between " | " averaged. None takes the
             checkpoint's.
-        guidance_scale, guidance_interval, guidance_rescale, num_inference_steps, scheduler, image_size: None takes
-            the checkpoint's.
-        feature_interval: coarse features of the U-Net are computed every so many steps; None and 1: at each.
         exact: the numbers of `StableDiffusionPipeline` from the same latents: guidance at every step, latents
             in the precision of the weights, and the scheduler that the checkpoint came with unless one is named.
+        given: of `Settings`; None takes the checkpoint's. With a `feature_interval` coarse features of the U-Net are computed
+            every so many steps.
 
     Returns:
         uint8 (B, 1, H, W).
@@ -144,22 +154,18 @@ def sample(
             f"found {len(prompts)} prompts, {len(seeds)} seeds, {len(negatives)} negative prompts"
         )
     if exact:
-        guidance_interval, scheduler, feature_interval, guidance_rescale = (
-            (0.0, 1.0),
-            scheduler or AS_SAVED,
-            1,
-            guidance_rescale or 0.0,
-        )
-    settings = resolve(
-        checkpoint,
-        guidance_scale,
-        guidance_interval,
-        num_inference_steps,
-        scheduler,
-        image_size,
-        feature_interval,
-        guidance_rescale,
-    )
+        plain: Given = {
+            "guidance_interval": (0.0, 1.0),
+            "guidance_mean": 1.0,
+            "noise_scale": 1.0,
+            "feature_interval": 1,
+        }
+        named: Given = {
+            "scheduler": given.get("scheduler") or AS_SAVED,
+            "guidance_rescale": given.get("guidance_rescale") or 0.0,
+        }
+        given = {**given, **plain, **named}
+    settings = resolve(checkpoint, **given)
     if not prompts:
         return np.zeros((0, 1, settings.image_size, settings.image_size), np.uint8)
     side = settings.image_size // checkpoint.scale_factor
@@ -249,11 +255,17 @@ def walk(
                     predict(checkpoint, torch.cat([scaled, scaled]), time, both).to(latents.dtype).chunk(2)
                 )
                 prediction = away + settings.guidance_scale * (own - away)
+                if settings.guidance_mean != 1:
+                    shift = (prediction - own).mean((2, 3), keepdim=True)
+                    prediction = prediction - (1 - settings.guidance_mean) * shift
                 if share := settings.guidance_rescale:
                     spreads = own.std((1, 2, 3), keepdim=True) / prediction.std((1, 2, 3), keepdim=True)
                     prediction = prediction * torch.lerp(torch.ones_like(spreads), spreads, share)
             else:
                 prediction = predict(checkpoint, scaled, time, text).to(latents.dtype)
+            if settings.noise_scale != 1 and settings.scheduler.startswith(SCALED):
+                drawn = randn_tensor(latents.shape, generators, latents.device, torch.float32)
+                extra = {"variance_noise": settings.noise_scale * drawn}
             latents = scheduler.step(prediction, time, latents, return_dict=False, **extra)[0]
             yield latents
 

@@ -38,6 +38,7 @@ class EmptyPromptRecipe(Recipe):
     image_size: int
     num_inference_steps: int
     scheduler: str
+    noise_scale: float | None = None
     feature_interval: int | None = None
 
 
@@ -80,6 +81,7 @@ def draw_empty(
             "image_size": resolved.image_size,
             "num_inference_steps": resolved.num_inference_steps,
             "scheduler": resolved.scheduler,
+            "noise_scale": resolved.noise_scale,
             "feature_interval": resolved.feature_interval,
         },
         "empty prompt",
@@ -114,6 +116,7 @@ def _samples(
             guidance_scale=1.0,
             num_inference_steps=recipe.num_inference_steps,
             scheduler=recipe.scheduler,
+            noise_scale=recipe.noise_scale,
             image_size=recipe.image_size,
             feature_interval=recipe.feature_interval,
         )

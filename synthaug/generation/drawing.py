@@ -86,17 +86,7 @@ class Artist:
     @property
     def settings(self) -> Settings:
         """What the sampler is told."""
-        recipe = self.recipe
-        return resolve(
-            self.checkpoint,
-            recipe.guidance_scale,
-            recipe.guidance_interval,
-            recipe.num_inference_steps,
-            recipe.scheduler,
-            recipe.image_size,
-            recipe.feature_interval,
-            recipe.guidance_rescale,
-        )
+        return resolve(self.checkpoint, **self.recipe.sampling)
 
     def draw(self, places: Sequence[int], noise: Sequence[int]) -> np.ndarray:
         """The films of these places, from these noise indexes: uint8 (B, 1, H, W).
@@ -104,7 +94,7 @@ class Artist:
         Raises:
             OutOfMemoryError: no room for so many.
         """
-        settings, recipe = self.settings, self.recipe
+        recipe = self.recipe
         entries = list(recipe.entries(places))
         try:
             return sample(
@@ -112,13 +102,7 @@ class Artist:
                 [entry.prompt or "" for entry in entries],
                 [(recipe.seed, index) for index in noise],
                 negative_prompts=[entry.negative_prompt or "" for entry in entries],
-                guidance_scale=settings.guidance_scale,
-                guidance_interval=settings.guidance_interval,
-                num_inference_steps=settings.num_inference_steps,
-                scheduler=settings.scheduler,
-                image_size=settings.image_size,
-                feature_interval=settings.feature_interval,
-                guidance_rescale=settings.guidance_rescale,
+                **recipe.sampling,
             )
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
@@ -301,12 +285,7 @@ def _samples(
             provenance={
                 "negative_prompt": entry.negative_prompt,
                 "seed": recipe.seed,
-                "guidance_scale": recipe.guidance_scale,
-                "guidance_interval": recipe.guidance_interval,
-                "guidance_rescale": recipe.guidance_rescale,
-                "num_inference_steps": recipe.num_inference_steps,
-                "scheduler": recipe.scheduler,
-                **({"feature_interval": recipe.feature_interval} if recipe.feature_interval else {}),
+                **recipe.sampling_facts(),
                 "checkpoint": recipe.checkpoint.model_dump() if recipe.checkpoint else None,
                 "quality": measured,
                 "synthaug_version": __version__,

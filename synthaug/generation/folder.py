@@ -52,12 +52,7 @@ def finish(
         "recipe_digest": recipe.digest(),
         "settings": {
             "seed": recipe.seed,
-            "scheduler": recipe.scheduler,
-            "num_inference_steps": recipe.num_inference_steps,
-            "guidance_scale": recipe.guidance_scale,
-            "guidance_interval": recipe.guidance_interval,
-            "guidance_rescale": recipe.guidance_rescale,
-            **({"feature_interval": recipe.feature_interval} if recipe.feature_interval else {}),
+            **recipe.sampling_facts(),
             "negative_prompt": recipe.negative_prompt,
         },
         **({"quality": gated, "limits": gate_limits(recipe)} if gated else {}),

@@ -105,7 +105,11 @@ def insert(
     # Inversion finds the noise of a film on the timesteps of the schedule, for a solver that adds none of its own.
     solver = checkpoint.card.scheduler.removeprefix("sde-").removesuffix("-lu")
     settings = resolve(
-        checkpoint, recipe.guidance_scale, None, recipe.num_inference_steps, solver, recipe.image_size
+        checkpoint,
+        guidance_scale=recipe.guidance_scale,
+        num_inference_steps=recipe.num_inference_steps,
+        scheduler=solver,
+        image_size=recipe.image_size,
     )
     if mask is not None:
         region = replace(region, mask=read_mask(mask, settings.image_size))
@@ -167,6 +171,18 @@ class _Run:
         )
         return without, present
 
+    def away(self, view: str | None) -> tuple[str, str]:
+        """The negative prompts without and with the finding: each member is led away from what the other shows."""
+        recipe, card = self.recipe, self.checkpoint.card
+        without, present = (
+            prompts.negative(card.negative_prompt, self._shown(view), recipe.age, recipe.sex, contrary)
+            for contrary in (
+                prompts.contrary({NO_FINDING: 1.0}, [recipe.label]),
+                prompts.contrary({recipe.label: 1.0}, ()),
+            )
+        )
+        return without, present
+
     def _shown(self, view: str | None) -> str | None:
         return view if view in self.checkpoint.views else self.recipe.view
 
@@ -179,15 +195,7 @@ class _Run:
             part = range(start, min(start + batch_size, pairs.stop))
             views = [self.given[index].view if self.given else None for index in part]
             texts = [self.texts(view) for view in views]
-            away = [
-                prompts.negative(
-                    self.checkpoint.card.negative_prompt,
-                    self._shown(view),
-                    self.recipe.age,
-                    self.recipe.sex,
-                )
-                for view in views
-            ]
+            away = [self.away(view) for view in views]
             found = self._batch(part, texts, away)
             for place, pair in enumerate(part):
                 films = found.without[place, 0], found.present[place, 0]
@@ -196,7 +204,7 @@ class _Run:
                 on_progress(part.stop, self.count)
         return drawn
 
-    def _batch(self, part: range, texts: Sequence[tuple[str, str]], away: Sequence[str]) -> Pairs:
+    def _batch(self, part: range, texts: Sequence[tuple[str, str]], away: Sequence[tuple[str, str]]) -> Pairs:
         without, present = [text[0] for text in texts], [text[1] for text in texts]
         seeds = [(self.recipe.seed, index) for index in part]
         if self.given is None:

@@ -9,16 +9,16 @@ the film shows whatever mixture the checkpoint learnt, and is recorded as unknow
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from synthaug import findings as vocabulary
-from synthaug.diffusion import Checkpoint, resolve
+from synthaug.diffusion import Checkpoint, Given, resolve
 from synthaug.errors import LabelError, RecipeError, UnknownNameError, UserError
 from synthaug.generation.gates import GateRecipe
 from synthaug.images import FORMATS
-from synthaug.prompts import SEX_WORDS, negative, render
+from synthaug.prompts import SEX_WORDS, contrary, negative, render
 from synthaug.recipes import Recipe, differences
 from synthaug.record import VIEWS
 
@@ -64,7 +64,9 @@ class GenerateRecipe(Recipe):
     guidance_scale: float | None = None
     guidance_interval: tuple[float, float] | None = None
     guidance_rescale: float | None = None
+    guidance_mean: float | None = None
     scheduler: str | None = None
+    noise_scale: float | None = None
     feature_interval: int | None = None
     negative_prompt: str | None = None
     checkpoint: CheckpointName | None = None
@@ -83,6 +85,17 @@ class GenerateRecipe(Recipe):
     def shard(self, number: int) -> range:
         """The indexes of a shard's films."""
         return range(number * self.shard_size, min((number + 1) * self.shard_size, self.count))
+
+    @property
+    def sampling(self) -> Given:
+        """What the sampler is told; None takes the checkpoint's."""
+        return cast(Given, {name: getattr(self, name) for name in Given.__annotations__})
+
+    def sampling_facts(self) -> dict[str, Any]:
+        """How a resolved recipe's films are drawn, as their records and their card tell; the size aside."""
+        return {
+            name: value for name, value in self.sampling.items() if name != "image_size" and value is not None
+        }
 
     @property
     def findings(self) -> tuple[str, ...]:
@@ -114,26 +127,16 @@ class GenerateRecipe(Recipe):
                 f"the recipe was made for checkpoint {self.checkpoint.name} ({self.checkpoint.sha256[:8]}), "
                 f"--model is {name.name} ({name.sha256[:8]}); give that one, or drop the key `checkpoint`"
             )
-        settings = resolve(
-            checkpoint,
-            self.guidance_scale,
-            self.guidance_interval,
-            self.num_inference_steps,
-            self.scheduler,
-            self.image_size,
-            self.feature_interval,
-            self.guidance_rescale,
-        )
+        settings = resolve(checkpoint, **self.sampling)
         away = checkpoint.card.negative_prompt if self.negative_prompt is None else self.negative_prompt
         return self.model_copy(
             update={
                 "plan": tuple(_resolved(entry, checkpoint, away) for entry in self.plan),
-                "image_size": settings.image_size,
-                "num_inference_steps": settings.num_inference_steps,
-                "guidance_scale": settings.guidance_scale,
-                "guidance_interval": settings.guidance_interval,
-                "guidance_rescale": settings.guidance_rescale,
-                "scheduler": settings.scheduler,
+                **{
+                    name: getattr(settings, name)
+                    for name in Given.__annotations__
+                    if name != "feature_interval"
+                },
                 "negative_prompt": away,
                 "checkpoint": self.checkpoint or name,
             }
@@ -225,5 +228,6 @@ def _resolved(entry: PlanEntry, checkpoint: Checkpoint, negative_prompt: str) ->
             )
         prompt = render(labels, entry.view, entry.age, entry.sex, checkpoint.template)
     values = {name: None if value != value else value for name, value in labels.items()}
-    away = negative(negative_prompt, entry.view, entry.age, entry.sex)
+    not_shown = contrary(labels, checkpoint.findings)
+    away = negative(negative_prompt, entry.view, entry.age, entry.sex, not_shown)
     return entry.model_copy(update={"labels": values, "prompt": prompt, "negative_prompt": away})
