@@ -41,10 +41,11 @@ def test_members_are_equal_outside_the_mask_and_differ_inside(tiny, scheduler: s
 
 
 def test_each_member_is_led_away_from_its_own_negative_prompt(tiny) -> None:
-    settings = resolve(tiny, num_inference_steps=4, guidance_scale=4.0, scheduler="ddim")
+    how = {"num_inference_steps": 4, "guidance_scale": 4.0, "scheduler": "ddim"}
+    how |= {"guidance_rescale": 0.7, "guidance_mean": 0.5}
+    settings = resolve(tiny, **how)
     region = Region(strength=1.0, area=1.0, mask=np.ones((32, 32), np.uint8))
     pairs = sample_pairs(tiny, [ABSENT], [PRESENT], SEEDS[:1], settings, [(PRESENT, ABSENT)], region)
-    how = {"num_inference_steps": 4, "guidance_scale": 4.0, "scheduler": "ddim"}
     expected = [
         sample(
             tiny, [own], SEEDS[:1], negative_prompts=away, guidance_interval=settings.guidance_interval, **how

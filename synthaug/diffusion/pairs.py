@@ -37,7 +37,7 @@ from torch.nn.functional import avg_pool2d, interpolate, max_pool2d
 from synthaug.diffusion.checkpoint import Checkpoint
 from synthaug.diffusion.inversion import encode, invert, known_prediction
 from synthaug.diffusion.noise import generator, noise
-from synthaug.diffusion.sampler import Settings, blended, decode, embed, predict
+from synthaug.diffusion.sampler import Settings, blended, decode, embed, guide, predict
 from synthaug.diffusion.schedule import make_scheduler, quiet_numpy, takes_generator
 from synthaug.errors import UserError
 
@@ -243,7 +243,7 @@ class _Walker:
             both = torch.cat([texts.away, texts.toward])
             pair = predict(self.checkpoint, torch.cat([scaled, scaled]), time, both).float()
             away, toward = pair.chunk(2)
-            return away + settings.guidance_scale * (toward - away)
+            return guide(toward, away, settings)
 
         return guided
 

@@ -254,13 +254,7 @@ def walk(
                 away, own = (
                     predict(checkpoint, torch.cat([scaled, scaled]), time, both).to(latents.dtype).chunk(2)
                 )
-                prediction = away + settings.guidance_scale * (own - away)
-                if settings.guidance_mean != 1:
-                    shift = (prediction - own).mean((2, 3), keepdim=True)
-                    prediction = prediction - (1 - settings.guidance_mean) * shift
-                if share := settings.guidance_rescale:
-                    spreads = own.std((1, 2, 3), keepdim=True) / prediction.std((1, 2, 3), keepdim=True)
-                    prediction = prediction * torch.lerp(torch.ones_like(spreads), spreads, share)
+                prediction = guide(own, away, settings)
             else:
                 prediction = predict(checkpoint, scaled, time, text).to(latents.dtype)
             if settings.noise_scale != 1 and settings.scheduler.startswith(SCALED):
@@ -268,6 +262,18 @@ def walk(
                 extra = {"variance_noise": settings.noise_scale * drawn}
             latents = scheduler.step(prediction, time, latents, return_dict=False, **extra)[0]
             yield latents
+
+
+def guide(own: torch.Tensor, away: torch.Tensor, settings: Settings) -> torch.Tensor:
+    """The guided prediction (B, C, h, w) of those with the prompt and with the negative prompt; see the module's docstring."""
+    prediction = away + settings.guidance_scale * (own - away)
+    if settings.guidance_mean != 1:
+        shift = (prediction - own).mean((2, 3), keepdim=True)
+        prediction = prediction - (1 - settings.guidance_mean) * shift
+    if share := settings.guidance_rescale:
+        spreads = own.std((1, 2, 3), keepdim=True) / prediction.std((1, 2, 3), keepdim=True)
+        prediction = prediction * torch.lerp(torch.ones_like(spreads), spreads, share)
+    return prediction
 
 
 def predict(
