@@ -19,8 +19,9 @@ from synthaug.datasets import RealRadiographs
 from synthaug.diffusion import load_checkpoint
 from synthaug.diffusion.inversion import encode
 from synthaug.diffusion.noise import generator, noise
-from synthaug.diffusion.sampler import decode, embed, resolve, walk
+from synthaug.diffusion.sampler import decode, embed, walk
 from synthaug.diffusion.schedule import make_scheduler, quiet_numpy
+from synthaug.diffusion.settings import resolve
 from synthaug.evaluation.features import extractor, features
 from synthaug.evaluation.parts import real_part
 from synthaug.evaluation.resemblance import resemblance

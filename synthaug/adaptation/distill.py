@@ -40,8 +40,9 @@ from synthaug.diffusion.adapters import LORA
 from synthaug.diffusion.card import CheckpointCard
 from synthaug.diffusion.checkpoint import Checkpoint, save_as_saved
 from synthaug.diffusion.components import quiet
-from synthaug.diffusion.sampler import embed, resolve
+from synthaug.diffusion.sampler import embed
 from synthaug.diffusion.schedule import make_scheduler, quiet_numpy
+from synthaug.diffusion.settings import resolve
 from synthaug.errors import RecipeError
 
 SOLVER = "dpmsolver++"  # of the teacher: deterministic, and in the units of the schedule

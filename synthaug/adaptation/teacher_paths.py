@@ -27,8 +27,9 @@ from synthaug.adaptation import captions
 from synthaug.adaptation.batches import draws
 from synthaug.adaptation.captions import CaptionRecipe
 from synthaug.diffusion.checkpoint import Checkpoint
-from synthaug.diffusion.sampler import Settings, blended, embed, walk
+from synthaug.diffusion.sampler import blended, embed, walk
 from synthaug.diffusion.schedule import quiet_numpy
+from synthaug.diffusion.settings import Settings
 from synthaug.findings import title
 from synthaug.recipes import Recipe
 from synthaug.record import Record

@@ -3,7 +3,8 @@
 from synthaug.diffusion.card import Base, CheckpointCard
 from synthaug.diffusion.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from synthaug.diffusion.noise import noise
-from synthaug.diffusion.sampler import Given, Settings, resolve, sample
+from synthaug.diffusion.sampler import sample
+from synthaug.diffusion.settings import Given, Settings, resolve
 
 __all__ = [
     "Base",

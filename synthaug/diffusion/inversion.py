@@ -17,8 +17,9 @@ from diffusers import DDIMInverseScheduler
 from torch import Tensor
 
 from synthaug.diffusion.checkpoint import Checkpoint
-from synthaug.diffusion.sampler import Settings, predict
+from synthaug.diffusion.sampler import predict
 from synthaug.diffusion.schedule import quiet_numpy
+from synthaug.diffusion.settings import Settings
 
 
 @torch.inference_mode()

@@ -37,8 +37,9 @@ from torch.nn.functional import avg_pool2d, interpolate, max_pool2d
 from synthaug.diffusion.checkpoint import Checkpoint
 from synthaug.diffusion.inversion import encode, invert, known_prediction
 from synthaug.diffusion.noise import generator, noise
-from synthaug.diffusion.sampler import Settings, blended, decode, embed, guide, predict
+from synthaug.diffusion.sampler import blended, decode, embed, guide, predict
 from synthaug.diffusion.schedule import make_scheduler, quiet_numpy, takes_generator
+from synthaug.diffusion.settings import Settings
 from synthaug.errors import UserError
 
 SMOOTH = 3  # latents that a difference is averaged over
