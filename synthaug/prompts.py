@@ -8,7 +8,7 @@ Values: {view} "PA"; {sex} "female"; {age} the decade, "60s"; {positives} the fi
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from synthaug import findings
 from synthaug.errors import UnknownNameError
@@ -21,6 +21,7 @@ TEMPLATES: dict[str, str] = {
     "lung_xray": "a photo of a lung xray[ with a visible {positives}]",
 }
 
+BLEND = " | "  # between the parts of a negative prompt
 SEX_WORDS = {"F": "female", "M": "male"}
 _DECADES = ("under 20", *(f"{decade}s" for decade in range(20, 90, 10)), "90s and over")
 _PART = re.compile(r"\[([^\[\]{}]*)\{(view|sex|age|positives|findings|contrary)\}([^\[\]{}]*)\]")
@@ -70,33 +71,34 @@ def negative(
     view: str | None = None,
     age: float | None = None,
     sex: str | None = None,
-    contrary: str = "",
+    contrary: Sequence[str] = (),
 ) -> str:
     """What guidance leads away from, for one film: `text` with its optional parts filled in from that film.
 
     "" leads away from any film. "chest radiograph[, {view} view]" leads away from films of the same view whatever they
     show, so that guidance sharpens the finding alone and does not exaggerate what is typical of a view. With "[: {contrary}]"
-    behind it, it leads away from films that show what this one must not (`contrary`). Parts between " | " are averaged when they
-    are read (`sampler`).
+    behind it, it leads away from films that show what this one must not, each of `contrary` in a part of its own. Parts between
+    " | " are averaged when they are read (`sampler`).
     """
     values = {"view": view or "", "sex": SEX_WORDS[sex] if sex else "", "age": age_words(age)}
-    return _fill(text, {**values, "positives": "", "findings": "", "contrary": contrary})
+    parts = [_fill(text, {**values, "contrary": one}) for one in contrary or ("",)]
+    return BLEND.join(dict.fromkeys(parts))
 
 
-def contrary(labels: Mapping[str, float], offered: Iterable[str]) -> str:
-    """What films of these labels do not show: "no finding" for those with one; for others the findings that are 0, or, of films
-    without a finding, all of `offered`; "" where nothing is labelled."""
+def contrary(labels: Mapping[str, float], offered: Iterable[str]) -> tuple[str, ...]:
+    """What films of these labels do not show: "no finding" for those with one; for others each finding that is 0, or, of films
+    without a finding, each of `offered`; nothing where nothing is labelled."""
     known = findings.check(labels)
     if any(value == 1.0 for finding, value in known.items() if finding != findings.NO_FINDING):
-        return findings.title(findings.NO_FINDING)
+        return (findings.title(findings.NO_FINDING),)
     absent = offered if known.get(findings.NO_FINDING) == 1.0 else (f for f, v in known.items() if v == 0.0)
-    return ", ".join(findings.title(finding) for finding in absent if finding != findings.NO_FINDING)
+    return tuple(findings.title(finding) for finding in absent if finding != findings.NO_FINDING)
 
 
 def _fill(template: str, values: Mapping[str, str]) -> str:
     def part(match: re.Match[str]) -> str:
         before, name, after = match.groups()
-        return f"{before}{values[name]}{after}" if values[name] else ""
+        return f"{before}{value}{after}" if (value := values.get(name)) else ""
 
     return _PART.sub(part, template)
 

@@ -100,18 +100,26 @@ def test_a_negative_prompt_takes_the_films_own_view_sex_and_age() -> None:
 @pytest.mark.parametrize(
     ("labels", "expected"),
     [
-        ({"pleural_effusion": 1.0}, "no finding"),
-        ({"pleural_effusion": 1.0, "edema": 0.0}, "no finding"),
-        ({"no_finding": 1.0}, "pleural effusion, edema"),
-        ({"edema": 0.0}, "edema"),
-        ({"edema": float("nan")}, ""),
-        ({}, ""),
+        ({"pleural_effusion": 1.0}, ("no finding",)),
+        ({"pleural_effusion": 1.0, "edema": 0.0}, ("no finding",)),
+        ({"no_finding": 1.0}, ("pleural effusion", "edema")),
+        ({"edema": 0.0}, ("edema",)),
+        ({"edema": float("nan")}, ()),
+        ({}, ()),
     ],
 )
 def test_a_negative_prompt_may_name_what_the_film_must_not_show(
-    labels: dict[str, float], expected: str
+    labels: dict[str, float], expected: tuple[str, ...]
 ) -> None:
     offered = ("no_finding", "pleural_effusion", "edema")
     assert contrary(labels, offered) == expected
     away = negative("chest radiograph[, {view} view][: {contrary}]", "PA", contrary=expected)
-    assert away == f"chest radiograph, PA view{': ' if expected else ''}{expected}"
+    view = "chest radiograph, PA view"
+    assert away == (" | ".join(f"{view}: {one}" for one in expected) or view)
+    assert negative("chest radiograph", contrary=expected) == "chest radiograph"
+
+
+def test_a_prompt_has_nothing_contrary() -> None:
+    assert (
+        render({"edema": 1.0}, template="radiograph[: {findings}][, not {contrary}]") == "radiograph: edema"
+    )

@@ -13,8 +13,7 @@ computed, at half the cost. Strong guidance raises the contrast; a rescale of r 
 that the prompt's own has (Lin et al. 2023, arXiv:2305.08891, section 3.4). What guidance changes in the mean of a latent channel
 over the film is its brightness, which is no finding: `guidance_mean` is the share of it that is kept. A network that is less sure
 than it should be draws with too little variance; `noise_scale` multiplies the noise that an "sde-" solver adds (S_noise of
-Karras et al. 2022, arXiv:2206.00364). Coarse features of the U-Net may be kept for some
-steps (`feature_cache`).
+Karras et al. 2022, arXiv:2206.00364). Coarse features of the U-Net may be kept for some steps (`feature_cache`).
 
 Noise is a function of (seed, index). Images of one (seed, index, prompt) in batches of other sizes or
 company differ by rounding alone: at most 2 grey levels in float32.
@@ -35,10 +34,9 @@ from synthaug.diffusion.noise import generator, noise
 from synthaug.diffusion.schedule import AS_SAVED, make_scheduler, quiet_numpy, takes_generator
 from synthaug.diffusion.settings import SCALED, Given, Settings, resolve
 from synthaug.errors import UserError
-from synthaug.prompts import negative
+from synthaug.prompts import BLEND, negative
 
 KEPT_EMBEDDINGS = 4096
-BLEND = " | "
 
 
 @torch.inference_mode()
