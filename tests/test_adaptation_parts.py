@@ -10,11 +10,12 @@ import torch
 from diffusers import DDPMScheduler
 
 from synthaug.adaptation import captions, latents
-from synthaug.adaptation.autoencoding import AutoencoderShape, build_autoencoder, power_distance
+from synthaug.adaptation.autoencoding import AutoencoderShape, build_autoencoder
 from synthaug.adaptation.batches import draws, share
 from synthaug.adaptation.denoising import DiffusionRecipe, DiffusionRoute, LogNormal, quantiles
 from synthaug.adaptation.latents import AugmentationRecipe
 from synthaug.adaptation.loop import LoopRecipe
+from synthaug.adaptation.power import power_distance
 from synthaug.adaptation.principal_components import fit, read_encoder, write_encoder
 from synthaug.adaptation.small_text_encoder import TextEncoderShape, build_text_encoder, train_tokenizer
 from synthaug.prompts import render, words

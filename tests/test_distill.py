@@ -25,7 +25,7 @@ from synthaug.adaptation.routes import load_recipe
 from synthaug.adaptation.teacher_paths import Knots, Paths, PathsRecipe, Teacher, read_paths
 from synthaug.datasets import RealRadiographs
 from synthaug.diffusion import Checkpoint, load_checkpoint, resolve, sample
-from synthaug.diffusion.schedule import make_scheduler
+from synthaug.diffusion.schedule import DECIDED, make_scheduler
 from synthaug.errors import RecipeError
 from synthaug.record import Record
 
@@ -67,8 +67,8 @@ def drawn(
 ) -> tuple[Knots, Paths]:
     """Paths of the teacher on paper."""
     config = tiny.scheduler_config
-    ddim, solver = make_scheduler(config, "ddim"), make_scheduler(config, "dpmsolver++")
-    knots = find_knots(ddim, solver, windows, 2, steps)
+    ddim = make_scheduler(config, "ddim")
+    knots = find_knots(ddim, windows, 2)
     teacher = replace(tiny, unet=OnPaper(ddim.alphas_cumprod), embeddings={})
     settings = resolve(
         teacher, guidance_scale=3.0, num_inference_steps=steps, scheduler="dpmsolver++", image_size=SIZE
@@ -92,6 +92,46 @@ def test_the_teachers_paths_follow_the_solution_on_paper(tiny: Checkpoint, tmp_p
         expected = start * growth(knots, 0, knot)
         # Half precision, and the error of the solver, mostly of its first step: 4 % with 50 steps, 1 % with 200.
         torch.testing.assert_close(paths.states[:, knot].float(), expected, atol=2e-3, rtol=0.012)
+
+
+def test_the_teachers_steps_are_even_between_knots(tiny: Checkpoint) -> None:
+    knots = find_knots(make_scheduler(tiny.scheduler_config, "ddim"), 4, 2)
+    times = knots.between(3)
+    assert times[::3] == knots.times.tolist() and len(times) == 24
+    levels = [float(knots.levels[time]) for time in times]
+    assert levels[1] == pytest.approx(np.log(DECIDED[0]), abs=0.05)
+    assert levels[-1] == pytest.approx(np.log(DECIDED[1]), abs=0.1)
+    for knot in range(1, 7):
+        here, one, two, there = levels[3 * knot : 3 * knot + 4]
+        assert here - one == pytest.approx(one - two, abs=0.02) and one - two == pytest.approx(
+            two - there, abs=0.02
+        )
+    with pytest.raises(RecipeError, match="more than the timesteps between two knots"):
+        knots.between(200)
+
+
+def test_power_tells_a_smooth_student_from_one_of_equal_error(tiny: Checkpoint, tmp_path: Path) -> None:
+    knots, paths = drawn(tiny, tmp_path, share=0.0, steps=8)
+    route = window_route(Linear(knots.times), knots, paths)
+    route.power = 0.5
+    batch = route.fixed_batch(range(8, 40))
+    off = 0.3 * batch.target.std((1, 2, 3), keepdim=True)
+    # Wrong by a constant, which is of no frequency, and wrong by as much because every frequency is weaker.
+    shifted = batch.target + off
+    weaker = (
+        batch.alpha / batch.sigma * batch.noisy
+        - (1 - 0.3) * (batch.alpha * batch.noisy - batch.sigma * batch.target) / batch.sigma
+    )
+    for wrong, least, most in (
+        (batch.target, 0, 0),
+        (shifted, 0, 0.05),
+        (weaker, -2 * np.log(0.7) - 0.1, 0.8),
+    ):
+        route.players["unet"] = Fixed(wrong)
+        loss, figures = route.loss("unet", batch, 0)
+        assert least <= float(figures["power"]) <= most
+        error = float((wrong - batch.target).square().mean())
+        assert float(loss) == pytest.approx(error + 0.5 * float(figures["power"]), rel=1e-5)
 
 
 def test_the_teacher_leads_away_from_what_a_text_names(
@@ -118,7 +158,7 @@ def test_the_teacher_leads_away_from_what_a_text_names(
 def test_the_target_is_where_ddim_of_diffusers_lands(tiny: Checkpoint, knot: int) -> None:
     config = tiny.scheduler_config
     ddim = make_scheduler(config, "ddim")
-    knots = find_knots(ddim, make_scheduler(config, "dpmsolver++"), 8, 1, 16)
+    knots = find_knots(ddim, 8, 1)
     generator = torch.Generator().manual_seed(knot)
     start, end = torch.randn((2, 3, *SHAPE), generator=generator)
     t = torch.full((3,), knot)
@@ -139,6 +179,17 @@ class Linear(nn.Module):
     def forward(self, z: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
         places = (timesteps[:, None] == self.times).float()
         return (places @ self.slopes)[:, None, None, None] * z
+
+
+class Fixed(nn.Module):
+    """The same prediction whatever it is asked."""
+
+    def __init__(self, prediction: Tensor):
+        super().__init__()
+        self.prediction = prediction
+
+    def forward(self, *_: Tensor) -> Tensor:
+        return self.prediction
 
 
 def window_route(
@@ -204,7 +255,7 @@ def test_a_batch_holds_only_what_is_on_the_paths(tiny: Checkpoint, tmp_path: Pat
 def test_epsilon_is_read_as_v(tmp_path: Path) -> None:
     base = load_checkpoint(build(tmp_path / "c", prediction_type="epsilon", zero_snr=False), "cpu", "float32")
     config = base.scheduler_config | {"timestep_spacing": "trailing"}
-    knots = find_knots(make_scheduler(config, "ddim"), make_scheduler(config, "dpmsolver++"), 2, 1, 4)
+    knots = find_knots(make_scheduler(config, "ddim"), 2, 1)
     states = torch.randn((5, 3, *SHAPE), generator=torch.Generator().manual_seed(0)).half()
     paths = Paths(states, torch.zeros(5), ("",) * 5, torch.zeros(5))
     route = window_route(Linear(knots.times), knots, paths, "epsilon")

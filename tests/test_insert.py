@@ -131,9 +131,12 @@ def test_the_command(tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.Captu
     assert "preview.png" in capsys.readouterr().out and (tmp_path / "o" / "preview.png").exists()
 
 
-def test_a_checkpoint_that_samples_with_noise_inserts_without(tiny_checkpoint: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("steps", ["lu", "clipped"])
+def test_a_checkpoint_that_samples_with_noise_inserts_without(
+    tiny_checkpoint: Path, tmp_path: Path, steps: str
+) -> None:
     model = shutil.copytree(tiny_checkpoint, tmp_path / "noisy")
-    card = json.loads((model / "synthaug.json").read_text()) | {"scheduler": "sde-dpmsolver++-lu"}
+    card = json.loads((model / "synthaug.json").read_text()) | {"scheduler": f"sde-dpmsolver++-{steps}"}
     (model / "synthaug.json").write_text(json.dumps(card))
     recipe = InsertRecipe(label="effusion", count=1, num_inference_steps=3)
     out = insert(recipe, tmp_path / "out", model=str(model), device="cpu")

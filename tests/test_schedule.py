@@ -1,9 +1,12 @@
 """Where a scheduler puts its steps decides how much of the data's variance its samples have."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
-from synthaug.diffusion.schedule import make_scheduler, quiet_numpy
+from synthaug.diffusion.schedule import DECIDED, clipped_timesteps, make_scheduler, quiet_numpy
+from synthaug.errors import UserError
 
 CONFIG = {
     "_class_name": "DPMSolverMultistepScheduler",
@@ -38,6 +41,38 @@ def sampled_variance(name: str, steps: int = 20, films: int = 20_000) -> torch.T
 @pytest.mark.parametrize("name", ["dpmsolver++-lu", "sde-dpmsolver++-lu"])
 def test_even_steps_keep_the_variance_of_large_shapes_and_of_grain(name: str) -> None:
     assert (sampled_variance(name) - 1).abs().max() < 0.1
+
+
+def test_steps_where_films_are_decided_keep_the_variance_with_half_of_them() -> None:
+    few, even = (sampled_variance(f"sde-dpmsolver++-{name}", steps=20) for name in ("clipped", "lu"))
+    assert (few - 1).abs().max() < 0.07
+    assert (few - 1).abs().max() < 0.75 * (even - 1).abs().max()
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 20, 40, 200, 1000])
+def test_clipped_steps_differ_and_fall_between_the_levels(steps: int) -> None:
+    scheduler = make_scheduler(CONFIG, "dpmsolver++-clipped")
+    with quiet_numpy():
+        scheduler.set_timesteps(steps)
+    times = scheduler.timesteps.tolist()
+    assert len(times) == steps and times[0] == 999 and min(times) >= 0
+    assert all(later < earlier for earlier, later in pairwise(times))
+    if 2 < steps < 50:
+        assert scheduler.sigmas[1] == pytest.approx(DECIDED[0], rel=0.05)
+        assert scheduler.sigmas[-2] == pytest.approx(DECIDED[1], rel=0.3)
+
+
+def test_clipped_steps_of_a_schedule_that_ends_before_pure_noise() -> None:
+    scheduler = make_scheduler({**CONFIG, "rescale_betas_zero_snr": False}, "dpmsolver++-clipped")
+    with quiet_numpy():
+        scheduler.set_timesteps(20)
+    ratios = scheduler.sigmas[:-2] / scheduler.sigmas[1:-1]
+    assert scheduler.timesteps[0] == 999 and ratios.max() < 1.15 * ratios.median()
+
+
+def test_more_clipped_steps_than_timesteps_are_a_mistake() -> None:
+    with pytest.raises(UserError, match="1001"):
+        clipped_timesteps(torch.linspace(0.99, 0.01, 1000), 1001)
 
 
 def test_trailing_steps_lose_variance_at_both_ends() -> None:

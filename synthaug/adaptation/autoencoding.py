@@ -27,6 +27,7 @@ from torch.nn.functional import conv2d, relu
 from synthaug import imagenet
 from synthaug.adaptation.batches import draws, share
 from synthaug.adaptation.loop import LoopRecipe
+from synthaug.adaptation.power import power_distance
 from synthaug.adaptation.principal_components import PrincipalComponents, fit, write_encoder
 from synthaug.recipes import Recipe
 
@@ -240,20 +241,3 @@ def _perceptual(network: nn.Module, fake: Tensor, real: Tensor) -> Tensor:
         a, b = unit.chunk(2)
         total = total + (a - b).square().sum(1).mean()
     return total / len(maps)
-
-
-def power_distance(fake: Tensor, real: Tensor) -> Tensor:
-    """Mean |log ratio| of the radially averaged, Hann-windowed power of (B, 1, S, S) crops, DC left out."""
-    size = real.shape[-1]
-    hann = torch.hann_window(size, device=real.device)
-    window = hann * hann[:, None]
-    half = torch.fft.fftfreq(size, device=real.device) * size
-    radius = torch.hypot(half[:, None], half[None, : size // 2 + 1]).round().long().flatten()
-    keep = radius < size // 2
-    spectra = []
-    for pixels in (fake, real):
-        x = pixels[:, 0].float()
-        power = torch.fft.rfft2((x - x.mean((1, 2), keepdim=True)) * window).abs().square().flatten(1)
-        rings = power.new_zeros(len(power), size // 2).index_add_(1, radius[keep], power[:, keep])
-        spectra.append((rings[:, 1:] + 1e-3).log())
-    return (spectra[0] - spectra[1]).abs().mean()

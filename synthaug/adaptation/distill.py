@@ -5,7 +5,9 @@ make in one DDIM step the way that the teacher's guided solver makes in several.
 
     x* = (z_s - r z_t) / (alpha_s - r alpha_t),  r = sigma_s / sigma_t,    v* = (alpha_t z_t - x*) / sigma_t
 
-at z_t, and L = E || v(z_t, t) - v* ||^2. That is one round of progressive distillation (Salimans and Ho 2022, arXiv:2202.00512)
+at z_t, and L = E || v(z_t, t) - v* ||^2 + `power` E d(x(z_t, t), x*), d the distance of their radially averaged power channel by
+channel (`power_distance`): a student that is not quite there is too smooth otherwise, and what it smooths in one step it cannot
+sharpen in the next. That is one round of progressive distillation (Salimans and Ho 2022, arXiv:2202.00512)
 of a guided teacher (Meng et al. 2023, arXiv:2210.03142), with windows as in PeRFlow (Yan et al. 2024, arXiv:2405.07510) and a
 teacher whose paths are drawn once and kept (Luhman and Luhman 2021, arXiv:2101.02388). The targets hold no noise and follow no
 moving network, so few steps teach much; a consistency loss needs no paths, but many more steps. Knots within a window lead to
@@ -33,6 +35,7 @@ from synthaug.adaptation.denoising import DiffusionRecipe, TextToNoise, film_wei
 from synthaug.adaptation.fine_tuning import FineTuning, FineTuningRecipe
 from synthaug.adaptation.loop import StepRecord
 from synthaug.adaptation.lora import config, inject, save_factors
+from synthaug.adaptation.power import power_distance
 from synthaug.adaptation.results import write_adapter
 from synthaug.adaptation.route import Progress
 from synthaug.adaptation.teacher_paths import Knots, Paths, PathsRecipe, Teacher, read_paths
@@ -41,7 +44,7 @@ from synthaug.diffusion.card import CheckpointCard
 from synthaug.diffusion.checkpoint import Checkpoint, save_as_saved
 from synthaug.diffusion.components import quiet
 from synthaug.diffusion.sampler import embed
-from synthaug.diffusion.schedule import make_scheduler, quiet_numpy
+from synthaug.diffusion.schedule import log_levels, make_scheduler, quiet_numpy
 from synthaug.diffusion.settings import resolve
 from synthaug.errors import RecipeError
 
@@ -55,7 +58,8 @@ OF_NO_USE = ("prior", "offset_noise", "posterior", "zero_terminal_snr", "samplin
 
 
 class DistillRecipe(FineTuningRecipe):
-    """`windows`: the student's steps; `knots`: states kept in a window; `rank`: of an adapter, all weights when None."""
+    """`windows`: the student's steps; `knots`: states kept in a window; `rank`: of an adapter, all weights when None; `power`:
+    weight of the distance in power."""
 
     route: Literal["distill"] = "distill"
     windows: int = Field(default=4, gt=0)
@@ -63,6 +67,7 @@ class DistillRecipe(FineTuningRecipe):
     paths: PathsRecipe = PathsRecipe()
     rank: int | None = Field(default=None, gt=0)
     alpha: int = Field(default=16, gt=0)
+    power: float = Field(default=0.0, ge=0)
     targets: tuple[str, ...] = TARGETS
     captions: CaptionRecipe = CaptionRecipe(dropout=0.0)
 
@@ -82,38 +87,40 @@ class DistillRecipe(FineTuningRecipe):
 
 
 class WindowBatch(NamedTuple):
-    """States z_t, the v that leads to the window's end, timesteps, text embeddings and window of each."""
+    """States z_t, the v that leads to the window's end, timesteps, text embeddings and window of each; alpha and sigma of the
+    states, (B, 1, 1, 1)."""
 
     noisy: Tensor
     target: Tensor
     timesteps: Tensor
     text: Tensor
     windows: Tensor
+    alpha: Tensor
+    sigma: Tensor
 
 
-def find_knots(student: Any, teacher: Any, windows: int, knots: int, teacher_steps: int) -> Knots:
-    """Where the student's steps and the teacher's meet.
+def find_knots(student: Any, windows: int, knots: int) -> Knots:
+    """Where states are kept: at the student's steps, and between them at those of `knots` times as many.
 
     Args:
         student: the DDIM scheduler of the result.
-        teacher: the scheduler of the teacher.
 
     Raises:
-        RecipeError: their timesteps do not meet.
+        RecipeError: the timesteps of the two do not meet.
     """
     with quiet_numpy():
-        teacher.set_timesteps(teacher_steps)
-        fine = teacher.timesteps[:: teacher_steps // (windows * knots)].long().cpu()
+        student.set_timesteps(windows * knots)
+        fine = student.timesteps.long().cpu()
         student.set_timesteps(windows)
         coarse = student.timesteps.long().cpu()
-    if len(teacher.timesteps) != teacher_steps or not torch.equal(fine[::knots], coarse):
+    if not torch.equal(fine[::knots], coarse) or fine[-1] <= 0:
         raise RecipeError(
-            f"windows {windows}: DDIM steps at {coarse.tolist()}, the teacher passes {fine[::knots].tolist()}; expected "
-            "the same: a number of windows that divides the schedule, and a base with timestep_spacing trailing (or "
-            "rank: null, which writes such a schedule)"
+            f"windows {windows}: DDIM steps at {coarse.tolist()}, with {knots} knots a window at {fine.tolist()}; expected "
+            "every one of the first among the second, and none at 0: a number of windows that divides the schedule, and a "
+            "base with timestep_spacing trailing (or rank: null, which writes such a schedule)"
         )
     kept = torch.cat([student.alphas_cumprod.double()[fine], student.final_alpha_cumprod.double().reshape(1)])
-    return Knots(fine, kept.sqrt(), (1 - kept).sqrt(), windows)
+    return Knots(fine, kept.sqrt(), (1 - kept).sqrt(), windows, log_levels(student.alphas_cumprod))
 
 
 def window_target(start: Tensor, end: Tensor, t: Tensor, s: Tensor, knots: Knots) -> Tensor:
@@ -135,6 +142,7 @@ class WindowRoute:
         text: embeddings of the paths' texts, (U, length, width), and of which each path has, (P,).
         train: which paths are learnt from.
         recipe: batch size and seed.
+        power: weight of the distance in power.
     """
 
     def __init__(
@@ -146,10 +154,11 @@ class WindowRoute:
         text: tuple[Tensor, Tensor],
         train: Sequence[int],
         recipe: DiffusionRecipe,
+        power: float = 0.0,
     ):
         self.players: dict[str, nn.Module] = {"unet": module}
         self.module, self.prediction, self.knots, self.paths = module, prediction, knots, paths
-        self.text, self.recipe, self.count = text, recipe, len(knots.times)
+        self.text, self.recipe, self.power, self.count = text, recipe, power, len(knots.times)
         chosen = torch.tensor(list(train), dtype=torch.long)
         self.at = [chosen[paths.begins[chosen] <= knot] for knot in range(self.count)]
         if not all(map(len, self.at)):
@@ -178,33 +187,42 @@ class WindowRoute:
         target = window_target(start, self.paths.states[paths, end], knots, end, self.knots)
         text = self.text[0][self.text[1][paths]]
         windows = knots * self.knots.windows // self.count
-        made = WindowBatch(start, target, self.knots.times[knots], text, windows)
+        levels = (part[knots].float()[:, None, None, None] for part in (self.knots.alpha, self.knots.sigma))
+        made = WindowBatch(start, target, self.knots.times[knots], text, windows, *levels)
         device = next(self.module.parameters()).device
         return WindowBatch(*(part.to(device) for part in made))
 
     def loss(self, player: str, batch: WindowBatch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean squared error of v, with that of the first and the last window as figures."""
-        error = self.errors(self.players[player], batch)
+        """Mean squared error of v and distance in power, with the error in the first and the last window as figures."""
+        predicted = self.velocity(self.players[player], batch)
+        error = (predicted - batch.target).square().mean((1, 2, 3))
         shown = (("noisy", 0), ("clean", self.knots.windows - 1))
         figures = {
             name: error.detach()[batch.windows == window].mean()
             for name, window in shown
             if (batch.windows == window).any()
         }
-        return error.mean(), figures
+        if not self.power:
+            return error.mean(), figures
+        made, wanted = (
+            (batch.alpha * batch.noisy - batch.sigma * v).flatten(0, 1)[:, None]
+            for v in (predicted, batch.target)
+        )
+        distance = power_distance(made, wanted)
+        return error.mean() + self.power * distance, figures | {"power": distance.detach()}
+
+    def velocity(self, module: Callable[..., Any], batch: WindowBatch) -> Tensor:
+        """What the student predicts, as v, (B, C, h, w)."""
+        predicted: Tensor = module(batch.noisy, batch.timesteps, batch.text).float()
+        return (
+            predicted
+            if self.prediction == "v_prediction"
+            else (predicted - batch.sigma * batch.noisy) / batch.alpha
+        )
 
     def errors(self, module: Callable[..., Any], batch: WindowBatch) -> Tensor:
-        """Mean squared error of each state, (B,)."""
-        predicted = module(batch.noisy, batch.timesteps, batch.text).float()
-        if self.prediction == "epsilon":
-            place = {int(time): knot for knot, time in enumerate(self.knots.times)}
-            knots = torch.tensor([place[int(time)] for time in batch.timesteps])
-            alpha, sigma = (
-                part[knots].to(predicted)[:, None, None, None]
-                for part in (self.knots.alpha, self.knots.sigma)
-            )
-            predicted = (predicted - sigma * batch.noisy) / alpha
-        return (predicted - batch.target).square().mean((1, 2, 3))
+        """Mean squared error of v of each state, (B,)."""
+        return (self.velocity(module, batch) - batch.target).square().mean((1, 2, 3))
 
 
 class Distill(FineTuning):
@@ -213,13 +231,7 @@ class Distill(FineTuning):
     def prepare(self) -> TextToNoise:
         recipe, unet = self.recipe, self.base.unet
         self.teacher = copy.deepcopy(unet)
-        self.knots = find_knots(
-            make_scheduler(self.scheduler_config(), "ddim"),
-            make_scheduler(self.scheduler_config(), SOLVER),
-            recipe.windows,
-            recipe.knots,
-            recipe.paths.teacher_steps,
-        )
+        self.knots = find_knots(make_scheduler(self.scheduler_config(), "ddim"), recipe.windows, recipe.knots)
         if recipe.rank is None:
             unet.requires_grad_(True)
         else:
@@ -272,6 +284,7 @@ class Distill(FineTuning):
             self._read(paths),
             train,
             recipe.training,
+            recipe.power,
         )
         checked = set(range(len(paths.texts))) - set(train)
         count = len(self.knots.times)

@@ -1,7 +1,8 @@
 """What a teacher draws, step by step, kept on disk: the lessons of `distill`.
 
 A path is one film on its way through the teacher's sampler, with the guidance that the teacher would use. Its states are kept
-at `knots`, some of the teacher's steps; the last one is the finished film's latents. A share of the paths begins later, at a
+at `knots`; the last one is the finished film's latents. Between two of them the teacher's steps are even in the logarithm of the
+signal-to-noise ratio, over the noise levels that decide a film (`schedule.DECIDED`). A share of the paths begins later, at a
 film of the training data under the noise of that knot (as in PeRFlow, Yan et al. 2024, arXiv:2405.07510).
 
     FOLDER/paths-DIGEST/000000.safetensors      states float16 (B, knots + 1, C, h, w); films, texts and first knot beside them
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from pydantic import Field
 from safetensors import safe_open
@@ -28,8 +30,9 @@ from synthaug.adaptation.batches import draws
 from synthaug.adaptation.captions import CaptionRecipe
 from synthaug.diffusion.checkpoint import Checkpoint
 from synthaug.diffusion.sampler import blended, embed, walk
-from synthaug.diffusion.schedule import quiet_numpy
+from synthaug.diffusion.schedule import DECIDED, nearest_timesteps, quiet_numpy
 from synthaug.diffusion.settings import Settings
+from synthaug.errors import RecipeError
 from synthaug.findings import title
 from synthaug.recipes import Recipe
 from synthaug.record import Record
@@ -38,8 +41,8 @@ STREAM = 2  # of random numbers, apart from those of the training
 
 
 class PathsRecipe(Recipe):
-    """`count` paths of `teacher_steps` steps; `guidance_scale`: the teacher's own when None; every 1 / `film_share`-th
-    file of them begins at films, at one window after another."""
+    """`count` paths of `teacher_steps` steps, as many between any two knots; `guidance_scale`: the teacher's own when None;
+    every 1 / `film_share`-th file of them begins at films, at one window after another."""
 
     count: int = Field(default=640, gt=0)
     teacher_steps: int = Field(default=16, gt=0)
@@ -55,17 +58,42 @@ class Knots:
         times: timestep of each knot but the last, (K,).
         alpha, sigma: (K + 1,) float64: a state is alpha z0 + sigma e.
         windows: the student's steps; K is a multiple of it, and its j-th step begins at knot j K / windows.
+        levels: `log_levels` of every timestep.
     """
 
     times: Tensor
     alpha: Tensor
     sigma: Tensor
     windows: int
+    levels: np.ndarray
 
     def end(self, knot: Tensor) -> Tensor:
         """The knot at which the window of `knot` ends."""
         width = len(self.times) // self.windows
         return (knot // width + 1) * width
+
+    def between(self, steps: int) -> list[int]:
+        """Timesteps of the teacher, `steps` from each knot to the next.
+
+        Raises:
+            RecipeError: there are fewer timesteps than that between two knots.
+        """
+        high, low = np.log(DECIDED)
+        levels = self.levels
+        times: list[int] = []
+        for knot, time in enumerate(self.times.tolist()):
+            last = knot == len(self.times) - 1
+            start, end = levels[time], low if last else levels[int(self.times[knot + 1])]
+            if start > high:  # pure noise: one step out of it
+                wanted = np.linspace(high, end, steps)[: steps - 1]
+            else:
+                wanted = np.linspace(start, end, steps if last else steps + 1)[1:steps]
+            times += [time, *nearest_timesteps(levels, wanted)]
+        if len(set(times)) < len(times) or sorted(times, reverse=True) != times:
+            raise RecipeError(
+                f"paths.teacher_steps {steps * len(self.times)}: more than the timesteps between two knots"
+            )
+        return times
 
 
 @dataclass(frozen=True)
@@ -182,6 +210,7 @@ class Teacher:
                 self.settings,
                 [],
                 begin=begin * stride,
+                timesteps=self.knots.between(stride),
             )
             for step, reached in enumerate(steps, begin * stride + 1):
                 if step % stride == 0:

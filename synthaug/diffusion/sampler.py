@@ -151,15 +151,20 @@ def walk(
     settings: Settings,
     generators: list[torch.Generator],
     begin: int = 0,
+    timesteps: Sequence[int] | None = None,
 ) -> Iterator[torch.Tensor]:
     """The latents (B, C, h, w) after each of the scheduler's steps.
 
     Args:
         latents: standard normal noise; for a later `begin`, latents at the noise level of that step.
         begin: the step, of `settings.num_inference_steps`, to begin with.
+        timesteps: of each step, for a DPM-Solver; the scheduler's own choice when None.
     """
     scheduler = make_scheduler(checkpoint.scheduler_config, settings.scheduler)
-    scheduler.set_timesteps(settings.num_inference_steps, device=checkpoint.device)
+    if timesteps is None:
+        scheduler.set_timesteps(settings.num_inference_steps, device=checkpoint.device)
+    else:
+        scheduler.set_timesteps(timesteps=list(timesteps), device=checkpoint.device)
     extra: dict[str, Any] = {"generator": generators} if takes_generator(scheduler) else {}
     both = torch.cat([negative, text])
     steps = len(scheduler.timesteps)

@@ -103,7 +103,7 @@ def insert(
         strength = STRENGTH_DRAWN if into is None else STRENGTH_GIVEN
     region = Region(strength, recipe.threshold, recipe.area, recipe.side)
     # Inversion finds the noise of a film on the timesteps of the schedule, for a solver that adds none of its own.
-    solver = checkpoint.card.scheduler.removeprefix("sde-").removesuffix("-lu")
+    solver = checkpoint.card.scheduler.removeprefix("sde-").removesuffix("-lu").removesuffix("-clipped")
     settings = resolve(
         checkpoint,
         guidance_scale=recipe.guidance_scale,
