@@ -1,8 +1,7 @@
-"""`distill`: a teacher whose ODE is solved on paper, the student's step as diffusers' DDIM makes it, whole runs, kills."""
+"""`distill`: the student of a teacher whose ODE is solved on paper, its step as diffusers' DDIM makes it, whole runs, kills."""
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,104 +9,29 @@ import pytest
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
-from tiny_checkpoint import LATENTS, SIZE, build
+from teacher_on_paper import SHAPE, SPREAD, OnPaper, drawn, growth
+from tiny_checkpoint import SIZE, build
 from torch import Tensor, nn
 
 from synthaug import cli
-from synthaug.adaptation import teacher_paths
 from synthaug.adaptation.adapt import adapt
-from synthaug.adaptation.captions import CaptionRecipe
 from synthaug.adaptation.denoising import DiffusionRecipe
 from synthaug.adaptation.distill import WindowRoute, find_knots, window_target
 from synthaug.adaptation.loop import Training
 from synthaug.adaptation.route import Execution, Progress
 from synthaug.adaptation.routes import load_recipe
-from synthaug.adaptation.teacher_paths import Knots, Paths, PathsRecipe, Teacher, read_paths
+from synthaug.adaptation.teacher_paths import Knots, Paths
 from synthaug.datasets import RealRadiographs
-from synthaug.diffusion import Checkpoint, load_checkpoint, resolve, sample
-from synthaug.diffusion.schedule import DECIDED, make_scheduler
+from synthaug.diffusion import Checkpoint, load_checkpoint, sample
+from synthaug.diffusion.schedule import make_scheduler
 from synthaug.errors import RecipeError
-from synthaug.record import Record
 
 CPU = Execution(device="cpu", precision="float32", save_every=12)
-SHAPE = (LATENTS, SIZE // 4, SIZE // 4)
-SPREAD = 0.5  # standard deviation of the data that the teacher on paper knows
-
-
-class OnPaper(nn.Module):
-    """The perfect network for latents N(0, SPREAD^2): x = alpha c^2 z / (alpha^2 c^2 + sigma^2), as v."""
-
-    def __init__(self, alphas_cumprod: Tensor):
-        super().__init__()
-        self.alphas, self.one = alphas_cumprod.double(), nn.Parameter(torch.ones(()))
-
-    @property
-    def config(self) -> object:
-        return type("Config", (), {"in_channels": LATENTS})
-
-    def forward(self, z: Tensor, time: Tensor, encoder_hidden_states: Tensor, **_: object) -> tuple[Tensor]:
-        alpha2 = float(self.alphas[int(time)])
-        clean = alpha2**0.5 * SPREAD**2 / (alpha2 * SPREAD**2 + 1 - alpha2)
-        return (z * ((alpha2**0.5 - clean) / (1 - alpha2) ** 0.5),)
-
-
-def growth(knots: Knots, t: int, s: int) -> float:
-    """z_s / z_t along the probability flow of N(0, SPREAD^2): the square root of the ratio of the variances."""
-    variance = knots.alpha**2 * SPREAD**2 + knots.sigma**2
-    return float((variance[s] / variance[t]).sqrt())
 
 
 @pytest.fixture(scope="module")
 def tiny(tiny_checkpoint: Path) -> Checkpoint:
     return load_checkpoint(tiny_checkpoint, "cpu", "float32")
-
-
-def drawn(
-    tiny: Checkpoint, folder: Path, share: float, steps: int = 200, windows: int = 4
-) -> tuple[Knots, Paths]:
-    """Paths of the teacher on paper."""
-    config = tiny.scheduler_config
-    ddim = make_scheduler(config, "ddim")
-    knots = find_knots(ddim, windows, 2)
-    teacher = replace(tiny, unet=OnPaper(ddim.alphas_cumprod), embeddings={})
-    settings = resolve(
-        teacher, guidance_scale=3.0, num_inference_steps=steps, scheduler="dpmsolver++", image_size=SIZE
-    )
-    recipe = PathsRecipe(count=48, teacher_steps=steps, film_share=share)
-    records = [Record(str(i), {"edema": float(i)}, view="AP") for i in range(2)]
-    films = {i: torch.full((1, *SHAPE), 10.0 * i).half() for i in range(2)}
-    drawing = Teacher(
-        teacher, settings, knots, recipe, records, torch.ones(2).double(), CaptionRecipe(), 16, 0
-    )
-    assert list(drawing.draw(folder, films)) == [1, 2, 3]
-    return knots, read_paths(folder, 3)
-
-
-def test_the_teachers_paths_follow_the_solution_on_paper(tiny: Checkpoint, tmp_path: Path) -> None:
-    knots, paths = drawn(tiny, tmp_path, share=0.0)
-    assert paths.states.shape == (48, 9, *SHAPE) and not paths.begins.any()
-    start = paths.states[:, 0].float()
-    assert abs(float(start.std()) - 1) < 0.02
-    for knot in range(1, 9):
-        expected = start * growth(knots, 0, knot)
-        # Half precision, and the error of the solver, mostly of its first step: 4 % with 50 steps, 1 % with 200.
-        torch.testing.assert_close(paths.states[:, knot].float(), expected, atol=2e-3, rtol=0.012)
-
-
-def test_the_teachers_steps_are_even_between_knots(tiny: Checkpoint) -> None:
-    knots = find_knots(make_scheduler(tiny.scheduler_config, "ddim"), 4, 2)
-    times = knots.between(3)
-    assert times[::3] == knots.times.tolist() and len(times) == 24
-    levels = [float(knots.levels[time]) for time in times]
-    assert levels[1] == pytest.approx(np.log(DECIDED[0]), abs=0.05)
-    assert levels[-1] == pytest.approx(np.log(DECIDED[1]), abs=0.1)
-    for knot in range(1, 7):
-        here, one, two, there = levels[3 * knot : 3 * knot + 4]
-        assert here - one == pytest.approx(one - two, abs=0.02) and one - two == pytest.approx(
-            two - there, abs=0.02
-        )
-    with pytest.raises(RecipeError, match="more than the timesteps between two knots"):
-        knots.between(200)
 
 
 def test_power_tells_a_smooth_student_from_one_of_equal_error(tiny: Checkpoint, tmp_path: Path) -> None:
@@ -132,26 +56,6 @@ def test_power_tells_a_smooth_student_from_one_of_equal_error(tiny: Checkpoint, 
         assert least <= float(figures["power"]) <= most
         error = float((wrong - batch.target).square().mean())
         assert float(loss) == pytest.approx(error + 0.5 * float(figures["power"]), rel=1e-5)
-
-
-def test_the_teacher_leads_away_from_what_a_text_names(
-    tiny: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    card = tiny.card.model_copy(update={"negative_prompt": "chest radiograph[, {view} view][: {contrary}]"})
-    seen: list[str] = []
-    read = teacher_paths.blended
-    monkeypatch.setattr(
-        teacher_paths, "blended", lambda checkpoint, texts: seen.extend(texts) or read(checkpoint, texts)
-    )
-    _, paths = drawn(replace(tiny, card=card), tmp_path, share=0.0, steps=8)
-    named = [text for text in paths.texts if "AP view" in text]
-    assert 0 < len(named) < len(paths.texts) == len(seen)
-    contrary = {": edema": ": no finding", ": no edema": ": edema", "": ""}
-    for text, away in zip(paths.texts, seen, strict=True):
-        _, colon, shown = text.partition(":")
-        view = "chest radiograph, AP view" if "AP view" in text else "chest radiograph"
-        assert away == view + contrary[colon + shown]
-    assert {text.partition(":")[2] for text in paths.texts} == {" edema", " no edema", ""}
 
 
 @pytest.mark.parametrize("knot", range(8))

@@ -110,6 +110,11 @@ def make_scheduler(config: Mapping[str, Any], name: str = AS_SAVED) -> Any:
         return made.from_config(dict(config), **options)
 
 
+def without_noise(name: str) -> str:
+    """The solver of that name that adds no noise of its own, on the timesteps of the schedule."""
+    return name.removeprefix("sde-").removesuffix("-lu").removesuffix("-clipped")
+
+
 @contextmanager
 def quiet_numpy() -> Iterator[None]:
     """Hide that diffusers' schedulers hand tensors to numpy in ways that numpy 2 deprecates."""

@@ -17,6 +17,7 @@ from pydantic import Field
 from synthaug import __version__, images, prompts
 from synthaug.diffusion import Checkpoint, Settings, load_checkpoint, resolve
 from synthaug.diffusion.pairs import Pairs, Region, change_films, sample_pairs
+from synthaug.diffusion.schedule import without_noise
 from synthaug.errors import LabelError, UserError
 from synthaug.findings import NO_FINDING, canonical, check
 from synthaug.generation import insert_folder as folder
@@ -103,7 +104,7 @@ def insert(
         strength = STRENGTH_DRAWN if into is None else STRENGTH_GIVEN
     region = Region(strength, recipe.threshold, recipe.area, recipe.side)
     # Inversion finds the noise of a film on the timesteps of the schedule, for a solver that adds none of its own.
-    solver = checkpoint.card.scheduler.removeprefix("sde-").removesuffix("-lu").removesuffix("-clipped")
+    solver = without_noise(checkpoint.card.scheduler)
     settings = resolve(
         checkpoint,
         guidance_scale=recipe.guidance_scale,
