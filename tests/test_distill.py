@@ -20,7 +20,7 @@ from synthaug.adaptation.distill import WindowRoute, find_knots, window_target
 from synthaug.adaptation.loop import Training
 from synthaug.adaptation.route import Execution, Progress
 from synthaug.adaptation.routes import load_recipe
-from synthaug.adaptation.teacher_paths import Knots, Paths
+from synthaug.adaptation.teacher_paths import Knots, Paths, read_paths
 from synthaug.datasets import RealRadiographs
 from synthaug.diffusion import Checkpoint, load_checkpoint, sample
 from synthaug.diffusion.schedule import make_scheduler
@@ -226,6 +226,23 @@ def test_the_student_generates_in_its_few_steps(
     assert more.shape == (1, 1, SIZE, SIZE) and more.std() > 1
     text = (made[kind][0] / "README.md").read_text()
     assert "guidance folded in" in text
+
+
+def test_texts_name_the_findings_of_the_recipe_alone(start: Callable, tmp_path: Path) -> None:
+    captions = {"name_finding": 1.0, "name_absent": 1.0, "name_view": 0.0, "name_sex": 0.0, "name_age": 0.0}
+    named = {}
+    for findings in (["pleural_effusion"], ["pleural_effusion", "cardiomegaly", "atelectasis"]):
+        out = tmp_path / str(len(findings))
+        run = start(out, {"findings": findings, "captions": {**captions, "dropout": 0.0}})
+        for progress in run:
+            if progress.part == "distill":
+                break
+        run.close()
+        folder = next((out / "training").glob("paths-*"))
+        texts = read_paths(folder, 4).texts
+        named[len(findings)] = {part for text in texts for part in text.partition(": ")[2].split(", ")}
+    assert named[1] <= {"", "pleural effusion", "no pleural effusion"} and "pleural effusion" in named[1]
+    assert {"pleural effusion", "cardiomegaly"} <= named[3]
 
 
 def test_what_was_killed_goes_on_as_if_it_had_not_been(start: Callable, made: dict, tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ from synthaug.diffusion.sampler import embed
 from synthaug.diffusion.schedule import log_levels, make_scheduler, quiet_numpy
 from synthaug.diffusion.settings import resolve
 from synthaug.errors import RecipeError
+from synthaug.record import Record
 
 SOLVER = "dpmsolver++"  # of the teacher: deterministic, and in the units of the schedule
 # Everything but the first and last layer: a student changes what each layer does, not only what it attends to.
@@ -331,7 +332,7 @@ class Distill(FineTuning):
             settings,
             self.knots,
             recipe.paths,
-            self.films.records,
+            self._asked(),
             film_weights(self.films.records, recipe.training.balance),
             recipe.captions,
             recipe.training.batch_size,
@@ -342,6 +343,14 @@ class Distill(FineTuning):
             yield Progress("paths", drawing.files, StepRecord(done, {}, 0.0))
         accelerator.wait_for_everyone()
         del self.teacher
+
+    def _asked(self) -> list[Record]:
+        """The films' records without labels of other findings than the recipe's: no path is spent on a text that names them."""
+        wanted = self.recipe.findings
+        return [
+            replace(record, labels={name: value for name, value in record.labels.items() if name in wanted})
+            for record in self.films.records
+        ]
 
     def _latents(self, chosen: list[int]) -> dict[int, Tensor]:
         """Latents of some films' copies, (copies, C, h, w), encoded once."""
