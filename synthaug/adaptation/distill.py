@@ -60,7 +60,7 @@ OF_NO_USE = ("prior", "offset_noise", "posterior", "zero_terminal_snr", "samplin
 
 class DistillRecipe(FineTuningRecipe):
     """`windows`: the student's steps; `knots`: states kept in a window; `rank`: of an adapter, all weights when None; `power`:
-    weight of the distance in power."""
+    weight of the distance in power. Texts of the paths name `findings` alone."""
 
     route: Literal["distill"] = "distill"
     windows: int = Field(default=4, gt=0)
