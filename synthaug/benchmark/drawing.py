@@ -5,7 +5,8 @@
     OUT/generators/10-0/films/present  absent      and what that generator draws; they serve cells of that size and draw alone
 
 Conventions: a draw's generator learns from exactly the films of its real arm, so no label is used that the real arm lacks, and it
-meets validation and judge no more than they do. Its base must not know the finding by its card. The same call resumes.
+meets validation and judge no more than they do. By its card, the base's prompts must never have held the finding. The same call
+resumes.
 """
 
 import tempfile
@@ -58,16 +59,18 @@ def open_generator(
 ) -> Generator:
     """The facts of a generator, once it is sure that it may serve the claim.
 
-    Raises `DataError` where the claim is closed and the base knows the finding, or transfer and it does not.
+    Raises `DataError` where the claim is closed and the base's prompts held the finding, or transfer and it does not draw it.
     """
     checkpoint = load_checkpoint(model, "cpu", "float32")
-    knows = checkpoint.card.route != "foreign" and finding in checkpoint.findings
-    if claim == "closed" and knows:
+    card = checkpoint.card
+    # What a card refuses to draw, its prompts held too.
+    saw = tuple(dict.fromkeys((*checkpoint.findings, *card.refused)))
+    if claim == "closed" and card.route != "foreign" and finding in saw:
         raise DataError(
-            f"--claim closed: {checkpoint.name} was trained on {finding}, so it is no base that never saw it; it knows "
-            f"{', '.join(checkpoint.findings)}. Choose another --finding, or --claim transfer"
+            f"--claim closed: {checkpoint.name} was trained on {finding}, so it is no base that never saw it; it saw "
+            f"{', '.join(saw)}. Choose another --finding, another --model, or --claim transfer"
         )
-    if claim != "closed" and not knows and checkpoint.card.route != "foreign":
+    if claim != "closed" and card.route != "foreign" and finding not in checkpoint.findings:
         raise DataError(
             f"--model {checkpoint.name}: does not know {finding}; it knows {', '.join(checkpoint.findings)}. "
             "`--claim closed` adapts it inside the arms"
