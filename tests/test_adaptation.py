@@ -9,10 +9,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from synthaug.adaptation.adapt import adapt
 from synthaug.adaptation.batches import draws
+from synthaug.adaptation.films import lacking
 from synthaug.adaptation.from_scratch import FromScratchRecipe
 from synthaug.adaptation.loop import LoopRecipe, Training
 from synthaug.adaptation.route import Execution, Progress
@@ -27,6 +29,7 @@ from synthaug.errors import (
     UnknownNameError,
 )
 from synthaug.prompts import render
+from synthaug.record import Record
 
 
 class Line:
@@ -52,6 +55,12 @@ CPU = Execution(device="cpu", precision="float32", save_every=4)
 RECIPE = LoopRecipe(
     steps=200, batch_size=16, learning_rate=0.1, warmup=5, ema=0.8, weight_decay=0.0, clip=100.0
 )
+
+
+@pytest.fixture(autouse=True)
+def own_precision() -> None:
+    """Accelerate keeps its settings for the whole process: those of an earlier test are not this one's."""
+    AcceleratorState._reset_state()
 
 
 def start(folder: Path, recipe: LoopRecipe = RECIPE, poison: int | None = None) -> Training:
@@ -194,6 +203,7 @@ def test_every_part_is_trained_and_the_checkpoint_generates(
     assert [progress.part for progress in steps] == ["autoencoder"] * 6 + ["unet 1/2"] * 4 + ["unet 2/2"] * 4
     checkpoint = load_checkpoint(out, device="cpu")
     assert checkpoint.findings == smoke.findings and checkpoint.image_size == 64
+    assert checkpoint.card.seen == ("atelectasis", "cardiomegaly", "pleural_effusion")
     images = sample(checkpoint, [render({"pleural_effusion": 1})] * 2, [(0, 0), (0, 1)])
     assert images.shape == (2, 1, 64, 64) and not (images[0] == images[1]).all()
     assert "pleural effusion" in (out / "README.md").read_text()
@@ -246,6 +256,34 @@ def test_folders_without_a_fitting_film_are_refused(
     children = RealRadiographs(tiny_nih, max_age=17)
     with pytest.raises(DataError, match="no frontal film of a patient of 18 years"):
         next(adapt(smoke, [children], tmp_path / "out", execution=CPU))
+
+
+def test_films_that_show_what_a_base_must_not_see_are_left_out(tiny_nih: Path, tmp_path: Path) -> None:
+    recipe = FromScratchRecipe.load(
+        "from_scratch_smoke", {"findings": ["no_finding"], "without": ["Effusion", "edema"]}
+    )
+    assert recipe.without == ("pleural_effusion", "edema")
+    for _ in adapt(recipe, [RealRadiographs(tiny_nih)], tmp_path / "base", execution=CPU):
+        pass
+    card = load_checkpoint(tmp_path / "base", device="cpu").card
+    assert (card.findings, card.seen) == (("no_finding",), ("cardiomegaly",))
+    assert "| films | 12 |" in (tmp_path / "base" / "README.md").read_text()
+
+
+def test_films_of_which_it_is_not_known_are_left_out_too(tiny_nih: Path, tmp_path: Path) -> None:
+    records = [
+        Record("a", {"edema": 0.0, "mass": 1.0}),
+        Record("b", {"mass": 1.0}),
+        Record("c", {"no_finding": 1.0}),
+        Record("d", {"edema": 1.0}),
+    ]
+    assert lacking(records, ["edema"]) == [0, 2]
+    assert lacking(records, []) == [0, 1, 2, 3]
+    recipe = FromScratchRecipe.load("from_scratch_smoke", {"without": ["hernia", "scoliosis"]})
+    ill = RealRadiographs(tiny_nih, findings=["pleural_effusion"])
+    ill = ill.subset([i for i, label in enumerate(ill.labels[:, 0]) if label == 1])
+    with pytest.raises(DataError, match=r"without: none of the 10 films .* scoliosis"):
+        next(adapt(recipe, [ill], tmp_path / "none", execution=CPU))
 
 
 def test_an_unknown_tracker_is_refused(smoke: FromScratchRecipe, tiny_nih: Path, tmp_path: Path) -> None:

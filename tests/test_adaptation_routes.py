@@ -64,6 +64,7 @@ def test_the_result_generates_and_is_not_the_base(made: Callable, tiny_checkpoin
     base = load_checkpoint(tiny_checkpoint, "cpu", "float32")
     result = load_checkpoint(out, "cpu", "float32")
     assert result.card.route == route and result.findings == ("no_finding", "pleural_effusion")
+    assert set(result.card.seen) >= {"pleural_effusion", *base.card.seen}
     assert result.card.base is not None
     assert (result.card.base.name, result.card.base.sha256) == (base.name, base.sha256)
     assert result.sha256 != base.sha256

@@ -127,9 +127,12 @@ def test_each_generator_learns_from_its_own_arms_films_alone(folder: Path, base:
 def test_a_base_that_saw_the_finding_serves_no_closed_claim(base: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="was trained on pleural_effusion"):
         open_generator(base, 6, None, {}, "pleural_effusion", "closed")
-    refusing = build(tmp_path / "refusing", tiny_card(refused={FINDING: "not clear by eye"}))
-    with pytest.raises(DataError, match=f"was trained on {FINDING}"):
-        open_generator(refusing, 6, None, {}, FINDING, "closed")
+    for name, card in (
+        ("refusing", tiny_card(refused={FINDING: "not clear by eye"})),
+        ("seeing", tiny_card(seen=(FINDING,))),
+    ):
+        with pytest.raises(DataError, match=f"was trained on {FINDING}"):
+            open_generator(build(tmp_path / name, card), 6, None, {}, FINDING, "closed")
     with pytest.raises(DataError, match="adapts it inside the arms"):
         open_generator(base, 6, None, {}, FINDING, "transfer")
     assert open_generator(base, 6, "unet_few_shot", {}, FINDING, "closed").adapt == "unet_few_shot"

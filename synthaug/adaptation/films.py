@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from synthaug.datasets.base import Radiographs
 from synthaug.errors import DataError, DiskFullError
+from synthaug.findings import FINDINGS, NO_FINDING
 from synthaug.images import resize
 from synthaug.record import Record
 
@@ -36,6 +37,11 @@ class Films:
         for record in self.records:
             sha.update(repr(record.to_json()).encode())
         return sha.hexdigest()
+
+    def seen(self, before: Iterable[str] = ()) -> tuple[str, ...]:
+        """The findings that a film shows, and those of `before`, in vocabulary order."""
+        known = set(before)
+        return tuple(f for f in FINDINGS if f in known or (f != NO_FINDING and self.count(f)))
 
     def count(self, finding: str) -> int:
         """Number of films with the finding."""
@@ -155,6 +161,27 @@ def for_findings(
         order = sorted(showing, key=lambda i: hashlib.sha256(f"{seed}:{records[i].key}".encode()).digest())
         taken.update(order[:per_finding])
     return sorted(taken) if per_finding else list(range(len(records)))
+
+
+def lacking(records: Sequence[Record], findings: Iterable[str]) -> list[int]:
+    """Indices of the films that are known to show none of `findings`; where a label is missing, nobody knows.
+
+    Raises:
+        DataError: no film is left.
+    """
+    names = tuple(findings)
+
+    def shows_none(record: Record) -> bool:
+        labels = record.labels
+        return labels.get(NO_FINDING) == 1 or all(labels.get(name) == 0 for name in names)
+
+    found = [i for i, record in enumerate(records) if shows_none(record)]
+    if not found:
+        raise DataError(
+            f"without: none of the {len(records)} films of --data is known not to show {', '.join(names)}; "
+            "give labelled films, or --set without=[]"
+        )
+    return found
 
 
 def held_out(records: Sequence[Record], fraction: float, seed: int) -> list[int]:

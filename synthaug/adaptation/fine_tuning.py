@@ -147,6 +147,7 @@ class FineTuning(Run):
             update={
                 "findings": tuple(f for f in FINDINGS if f in {*known, *recipe.findings}),
                 "refused": {f: why for f, why in before.refused.items() if f not in recipe.findings},
+                "seen": self.films.seen(before.seen),
                 "views": tuple(v for v in VIEWS if v in {*views, *recipe.views}),
                 "image_size": self.size,
                 "template": recipe.captions.template,

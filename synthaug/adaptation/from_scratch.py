@@ -9,7 +9,7 @@ and the checkpoint is written.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,7 +29,7 @@ from synthaug.adaptation.autoencoding import (
 )
 from synthaug.adaptation.captions import CaptionRecipe
 from synthaug.adaptation.denoising import DiffusionRecipe, DiffusionRoute, TextToNoise
-from synthaug.adaptation.films import for_findings, load
+from synthaug.adaptation.films import for_findings, lacking, load
 from synthaug.adaptation.latents import AugmentationRecipe
 from synthaug.adaptation.loop import Training
 from synthaug.adaptation.masters import in_kind
@@ -39,6 +39,7 @@ from synthaug.adaptation.small_text_encoder import TextEncoderShape, build_text_
 from synthaug.diffusion.card import CheckpointCard
 from synthaug.diffusion.checkpoint import Checkpoint, save_checkpoint
 from synthaug.recipes import Recipe
+from synthaug.record import Record
 
 WEIGHTS = "weights.safetensors"
 
@@ -87,7 +88,8 @@ class LegRecipe(DiffusionRecipe):
 
 
 class FromScratchRecipe(RouteRecipe):
-    """Everything that decides the weights, films aside."""
+    """Everything that decides the weights, films aside. `without`: findings that no film may show, so that the result never saw
+    them, as a closed claim asks (`synthaug benchmark --claim closed`); films of which it is not known are left out too."""
 
     route: Literal["from_scratch"] = "from_scratch"
     image_size: int = Field(default=256, gt=0)
@@ -98,6 +100,7 @@ class FromScratchRecipe(RouteRecipe):
     schedule: ScheduleRecipe = ScheduleRecipe()
     captions: CaptionRecipe = CaptionRecipe()
     augmentation: AugmentationRecipe = AugmentationRecipe()
+    without: tuple[str, ...] = ()
     legs: tuple[LegRecipe, ...] = Field(min_length=1)
     sampling: SamplingDefaults = SamplingDefaults()
 
@@ -123,7 +126,7 @@ class FromScratch(Run):
             recipe.film_sizes(),
             recipe.minimum_age,
             job.on_films,
-            lambda records: for_findings(records, recipe.findings, None, recipe.legs[0].seed),
+            self._choose,
             job.storage,
         )
         small = self.films.pyramid[recipe.image_size]
@@ -136,6 +139,11 @@ class FromScratch(Run):
         self.tokenizer = train_tokenizer(prompts.words(), recipe.text_encoder.length)
         self.text_encoder = build_text_encoder(recipe.text_encoder, self.tokenizer)
         self.unet = self._build_unet()
+
+    def _choose(self, records: Sequence[Record]) -> list[int]:
+        kept = lacking(records, self.recipe.without)
+        few = for_findings([records[i] for i in kept], self.recipe.findings, None, self.recipe.legs[0].seed)
+        return [kept[i] for i in few]
 
     def parameters(self) -> tuple[int, int]:
         models = (self.vae.decoder, self.text_encoder, self.unet)
@@ -169,6 +177,7 @@ class FromScratch(Run):
         recipe = self.recipe
         return CheckpointCard(
             findings=recipe.findings,
+            seen=self.films.seen(),
             views=recipe.views,
             image_size=recipe.image_size,
             template=recipe.captions.template,

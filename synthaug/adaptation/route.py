@@ -63,7 +63,7 @@ class RouteRecipe(Recipe):
     minimum_age: int = Field(default=18, ge=0)
     attribution: str = ""
 
-    @field_validator("findings")
+    @field_validator("findings", "without", check_fields=False)
     @classmethod
     def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(canonical(name) for name in names)

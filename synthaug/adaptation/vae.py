@@ -78,8 +78,8 @@ class Vae(Run):
         }
 
     def advance(self) -> Iterator[Progress]:
-        job, recipe = self.job, self.recipe
-        vae = self.base.vae.to(job.accelerator.device)
+        job, recipe, base = self.job, self.recipe, self.base
+        vae = base.vae.to(job.accelerator.device)
         pyramid = [self.films.pyramid[size] for size in recipe.training.film_sizes]
         components = read_encoder(vae) if recipe.trains == "decoder" else None
         route = AutoencoderRoute(vae, recipe.training, pyramid, components, job.execution.compiled)
@@ -94,8 +94,9 @@ class Vae(Run):
             vae.to("cpu")
             update: dict[str, Any] = {
                 "route": recipe.route,
+                "seen": self.films.seen(base.card.seen),
                 "base": self.base_facts(),
-                "attribution": " ".join(filter(None, (recipe.attribution, self.base.card.attribution))),
+                "attribution": " ".join(filter(None, (recipe.attribution, base.card.attribution))),
             }
-            save_as_saved(job.out, replace(self.base, card=self.base.card.model_copy(update=update)))
+            save_as_saved(job.out, replace(base, card=base.card.model_copy(update=update)))
         job.accelerator.wait_for_everyone()

@@ -59,12 +59,12 @@ def open_generator(
 ) -> Generator:
     """The facts of a generator, once it is sure that it may serve the claim.
 
-    Raises `DataError` where the claim is closed and the base's prompts held the finding, or transfer and it does not draw it.
+    Raises `DataError` where the claim is closed and the base saw the finding, or transfer and it does not draw it.
     """
     checkpoint = load_checkpoint(model, "cpu", "float32")
     card = checkpoint.card
-    # What a card refuses to draw, its prompts held too.
-    saw = tuple(dict.fromkeys((*checkpoint.findings, *card.refused)))
+    # What a card refuses to draw, its prompts held too; what it saw beside, nobody may have named to it.
+    saw = tuple(dict.fromkeys((*checkpoint.findings, *card.refused, *card.seen)))
     if claim == "closed" and card.route != "foreign" and finding in saw:
         raise DataError(
             f"--claim closed: {checkpoint.name} was trained on {finding}, so it is no base that never saw it; it saw "

@@ -28,6 +28,7 @@ class CheckpointCard(BaseModel):
     Attributes:
         findings: canonical names that the training prompts held and whose films are offered, in vocabulary order.
         refused: finding -> why its films are not offered, though the training prompts held it.
+        seen: findings that training films showed, offered or not; `synthaug benchmark --claim closed` asks.
         views: of "PA", "AP", "lateral": those that the training prompts held.
         image_size: side in pixels that the checkpoint was trained at.
         template: name of the prompt template (`synthaug.prompts.TEMPLATES`) that it was trained with.
@@ -50,6 +51,7 @@ class CheckpointCard(BaseModel):
     schema_: int = Field(default=SCHEMA, alias="schema")
     findings: tuple[str, ...]
     refused: dict[str, str] = Field(default_factory=dict)
+    seen: tuple[str, ...] = ()
     views: tuple[str, ...] = ()
     image_size: int = Field(gt=0)
     template: str = "radiograph"
@@ -79,7 +81,7 @@ class CheckpointCard(BaseModel):
         values = self.model_dump(mode="json", by_alias=True)
         if self.base is not None and not self.base.license:
             del values["base"]["license"]
-        unsaid = [key for key in ("refused", "tokens", "license") if not values[key]]
+        unsaid = [key for key in ("refused", "seen", "tokens", "license") if not values[key]]
         return {key: value for key, value in values.items() if key not in unsaid}
 
     @classmethod
