@@ -39,7 +39,7 @@ class Films:
         return sha.hexdigest()
 
     def seen(self, before: Iterable[str] = ()) -> tuple[str, ...]:
-        """The findings that a film shows, and those of `before`, in vocabulary order."""
+        """The findings that a film shows by its labels, and those of `before`, in vocabulary order."""
         known = set(before)
         return tuple(f for f in FINDINGS if f in known or (f != NO_FINDING and self.count(f)))
 

@@ -34,7 +34,7 @@ from synthaug.adaptation.latents import AugmentationRecipe
 from synthaug.adaptation.loop import Training
 from synthaug.adaptation.masters import in_kind
 from synthaug.adaptation.principal_components import PrincipalComponents, fit
-from synthaug.adaptation.route import Job, Progress, RouteRecipe, Run, SamplingDefaults
+from synthaug.adaptation.route import Findings, Job, Progress, RouteRecipe, Run, SamplingDefaults
 from synthaug.adaptation.small_text_encoder import TextEncoderShape, build_text_encoder, train_tokenizer
 from synthaug.diffusion.card import CheckpointCard
 from synthaug.diffusion.checkpoint import Checkpoint, save_checkpoint
@@ -100,7 +100,7 @@ class FromScratchRecipe(RouteRecipe):
     schedule: ScheduleRecipe = ScheduleRecipe()
     captions: CaptionRecipe = CaptionRecipe()
     augmentation: AugmentationRecipe = AugmentationRecipe()
-    without: tuple[str, ...] = ()
+    without: Findings = ()
     legs: tuple[LegRecipe, ...] = Field(min_length=1)
     sampling: SamplingDefaults = SamplingDefaults()
 

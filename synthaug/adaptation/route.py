@@ -9,12 +9,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import patch_environment
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from synthaug.adaptation import sharding
 from synthaug.adaptation.averages import NONE_KEPT, Averaging
@@ -29,6 +29,9 @@ from synthaug.diffusion.schedule import SCHEDULERS
 from synthaug.errors import UnknownNameError, UserError
 from synthaug.findings import canonical
 from synthaug.recipes import Recipe
+
+# Names of findings in a recipe, by any alias; unknown ones are refused.
+Findings = Annotated[tuple[str, ...], AfterValidator(lambda names: tuple(canonical(name) for name in names))]
 
 HALF = "bfloat16-weights"
 PRECISIONS = {"float32": "no", "bfloat16": "bf16", HALF: "bf16"}
@@ -58,15 +61,10 @@ class RouteRecipe(Recipe):
     """Everything that decides the weights, films and base aside."""
 
     route: str
-    findings: tuple[str, ...] = ("no_finding", "pleural_effusion")
+    findings: Findings = ("no_finding", "pleural_effusion")
     views: tuple[str, ...] = ("PA", "AP")
     minimum_age: int = Field(default=18, ge=0)
     attribution: str = ""
-
-    @field_validator("findings", "without", check_fields=False)
-    @classmethod
-    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(canonical(name) for name in names)
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ class CheckpointCard(BaseModel):
     Attributes:
         findings: canonical names that the training prompts held and whose films are offered, in vocabulary order.
         refused: finding -> why its films are not offered, though the training prompts held it.
-        seen: findings that training films showed, offered or not; `synthaug benchmark --claim closed` asks.
+        seen: findings that training films showed by their labels, offered or not; `synthaug benchmark --claim closed` asks.
         views: of "PA", "AP", "lateral": those that the training prompts held.
         image_size: side in pixels that the checkpoint was trained at.
         template: name of the prompt template (`synthaug.prompts.TEMPLATES`) that it was trained with.
