@@ -1,11 +1,12 @@
-"""The pictures of a checkpoint's page: contact sheet, sharpness beside real films, loss over its training.
+"""The pictures of a checkpoint's page: contact sheet, sharpness beside real films, loss over its training, what guidance does.
 
     python benchmarks/model_page.py --real NIH [--model embedded] [--finding pleural_effusion ...] [--count 100]
-        [--part validation] [--log TRAINING/log.jsonl ...] [--out model-page]
+        [--part validation] [--log TRAINING/log.jsonl ...] [--guided REPORT ...] [--out model-page]
 
 Draws COUNT films of each finding (by default all that the checkpoint offers) and view into OUT/films/FINDING (the same command
 resumes), prints their band power over that of real films of the part, view by view, and writes `sheet.png`, `sharpness.png`
-and, from the logs of `synthaug adapt` in the order of their legs, `training.png`. No picture holds a real film.
+and, from the logs of `synthaug adapt` in the order of their legs, `training.png`; from folders that `synthaug evaluate` wrote of
+films drawn at several guidance scales, `guidance.png`. No picture holds a real film.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from PIL import Image
 from synthaug import findings
 from synthaug.datasets import RealRadiographs, SyntheticRadiographs
 from synthaug.diffusion import load_checkpoint
+from synthaug.evaluation.results import Metric, Results
 from synthaug.evaluation.spectrum import BANDS, band_ratios, power, profiles
 from synthaug.generation import generate
 from synthaug.generation.plan import GenerateRecipe, PlanEntry
@@ -86,6 +88,49 @@ def training(logs: list[Path], out: Path) -> None:
     figure.savefig(out, dpi=110)
 
 
+def guidance(reports: list[Path], out: Path) -> None:
+    """Label accuracy by each detector, coverage and KID over the guidance scale, with their intervals.
+
+    Raises:
+        SystemExit: films of several scales in one report.
+    """
+    from matplotlib import pyplot
+
+    lines: dict[tuple[str, str], list[tuple[float, Metric]]] = {}
+    for report in reports:
+        results = Results.read(report)
+        scales = results.settings.get("guidance_scale") or []
+        if len(scales) != 1:
+            raise SystemExit(f"{report}: films at guidance {scales}; expected a report of one scale")
+        for metric in results.metrics:
+            whole = metric.arm == "synthetic" and metric.subgroup is None and metric.value is not None
+            if whole and (metric.name == "label accuracy" or metric.finding is None):
+                lines.setdefault((metric.name, metric.extractor or ""), []).append((scales[0], metric))
+    figure, panels = pyplot.subplots(1, 3, figsize=(10, 3.2))
+    for panel, shown in zip(panels, ("label accuracy", "coverage", "KID"), strict=True):
+        for (name, extractor), points in lines.items():
+            if name != shown:
+                continue
+            scale, metrics = zip(*sorted(points, key=lambda point: point[0]), strict=True)
+            low, value, high = (
+                np.array([getattr(metric, end) for metric in metrics], float)
+                for end in ("low", "value", "high")
+            )
+            panel.plot(scale, value, marker="o", markersize=3, label=extractor)
+            panel.fill_between(scale, low, high, alpha=0.2)
+            if metrics[0].floor is not None:
+                panel.plot(
+                    scale, [metric.floor for metric in metrics], "--", color="grey", label="real films"
+                )
+        panel.set(title=shown, xlabel="guidance scale")
+        panel.legend()
+    panels[0].axhline(0.95, color="grey", linewidth=0.8)
+    for panel in panels[1:]:
+        panel.set_ylim(bottom=0)
+    figure.tight_layout()
+    figure.savefig(out, dpi=110)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -96,6 +141,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--part", choices=("validation", "test"), default="validation")
     parser.add_argument("--log", type=Path, nargs="*", default=[])
+    parser.add_argument("--guided", type=Path, nargs="*", default=[])
     parser.add_argument("--out", type=Path, default=Path("model-page"))
     given = parser.parse_args()
 
@@ -113,6 +159,8 @@ def main() -> None:
         print(json.dumps(row | {name: round(value, 3) for name, value in values.items()}))
     Image.fromarray(sheet(drawn)).save(given.out / "sheet.png")
     sharpness(drawn, real, given.out / "sharpness.png")
+    if given.guided:
+        guidance(given.guided, given.out / "guidance.png")
     if given.log:
         training(given.log, given.out / "training.png")
 
