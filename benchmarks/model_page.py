@@ -92,7 +92,7 @@ def guidance(reports: list[Path], out: Path) -> None:
     """Label accuracy by each detector, coverage and KID over the guidance scale, with their intervals.
 
     Raises:
-        SystemExit: films of several scales in one report.
+        SystemExit: films of several scales in one report, or reports of other protocols beside each other.
     """
     from matplotlib import pyplot
 
@@ -112,6 +112,8 @@ def guidance(reports: list[Path], out: Path) -> None:
             if name != shown:
                 continue
             scale, metrics = zip(*sorted(points, key=lambda point: point[0]), strict=True)
+            if len({metric.protocol for metric in metrics}) > 1:
+                raise SystemExit(f"--guided: {name} by {extractor} of several protocols; expected one")
             low, value, high = (
                 np.array([getattr(metric, end) for metric in metrics], float)
                 for end in ("low", "value", "high")
