@@ -181,6 +181,7 @@ def run_processes(folder: Path) -> None:
     place = {"WORLD_SIZE": str(WORLD), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     place |= {
         "OMP_NUM_THREADS": "1",
+        "PYTHONFAULTHANDLER": "1",
         "ACCELERATE_USE_FSDP": "true",
         "FSDP_SHARDING_STRATEGY": "SHARD_GRAD_OP",
     }

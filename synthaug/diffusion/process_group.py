@@ -7,9 +7,12 @@ told, `TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1`, to make a new store each time.
 
 import atexit
 import os
+import time
 
 import torch
 from torch import distributed
+
+LETTING_GO_S = 0.2
 
 
 def join(device: torch.device) -> None:
@@ -35,3 +38,5 @@ def _part() -> None:
     # Gloo's threads abort a process that ends before them: a run that was finished would count as failed.
     if distributed.is_initialized() and distributed.get_backend() == "gloo":
         distributed.destroy_process_group()
+        # A thread of theirs still lets go of its last tensor, for which it needs the interpreter.
+        time.sleep(LETTING_GO_S)
