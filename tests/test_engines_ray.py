@@ -7,6 +7,7 @@ benchmarks/ray_kills.py kills nodes and drivers many times at random moments.
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -76,17 +77,26 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
 
 
 class Doing:
-    """A job that does what its tasks say."""
+    """A job that does what its tasks say, once `count` workers have met in the folder `met`."""
 
-    def __init__(self, kinds: bool = False) -> None:
-        self.kinds = kinds
+    def __init__(self, met: Path | None = None, count: int = 0, kinds: bool = False) -> None:
+        self.met, self.count, self.kinds = met, count, kinds
 
     def kind(self) -> str:
         return f"drawn {os.getpid()}" if self.kinds else "drawn"
 
     def open(self) -> Work:
+        end = time.monotonic() + 60
+        if self.met:
+            (self.met / str(os.getpid())).touch()
+        while self.met and len(list(self.met.iterdir())) < self.count:
+            assert time.monotonic() < end, f"fewer than {self.count} workers came"
+            time.sleep(0.05)
+
         def work(task: str) -> Iterator[int]:
             yield 1
+            if task == "wait":
+                time.sleep(5)  # until the other worker has told its kind
             if task == "die":
                 os._exit(1)
             if task == "disk":
@@ -98,9 +108,11 @@ class Doing:
         return work
 
 
-def test_every_task_is_done_once_by_several_workers(pool: Pool) -> None:
+def test_every_task_is_done_once_by_several_workers(pool: Pool, tmp_path: Path) -> None:
     tasks = [f"task {n}" for n in range(20)]
-    done = [event for event in pool.engine.run(Doing(), tasks, 1, "cpu") if isinstance(event, Done)]
+    done = [
+        event for event in pool.engine.run(Doing(tmp_path, 3), tasks, 1, "cpu") if isinstance(event, Done)
+    ]
     assert sorted(event.task for event in done) == sorted(tasks)
     assert all(event.result == event.task.upper() for event in done)
     assert pool.engine.workers == 3 == pool.engine.places(1, "cpu")
@@ -111,7 +123,7 @@ def test_every_task_is_done_once_by_several_workers(pool: Pool) -> None:
     )
 
 
-def test_what_goes_wrong_on_a_worker_is_said_here(pool: Pool) -> None:
+def test_what_goes_wrong_on_a_worker_is_said_here(pool: Pool, tmp_path: Path) -> None:
     with pytest.raises(FailureError, match=r"^no room left$"):
         list(pool.engine.run(Doing(), ["a", "disk"], 1, "cpu"))
     with pytest.raises(ClusterError, match=r"^worker on 127\.0\.0\.2: no such thing"):
@@ -119,7 +131,7 @@ def test_what_goes_wrong_on_a_worker_is_said_here(pool: Pool) -> None:
     with pytest.raises(
         ClusterError, match=r"mixed devices in one run: drawn \d+ on 127\.0\.0\.2, drawn \d+ on"
     ):
-        list(pool.engine.run(Doing(kinds=True), list("abcdefgh"), 1, "cpu"))
+        list(pool.engine.run(Doing(tmp_path, 2, kinds=True), ["wait", "wait"], 1, "cpu"))
     with pytest.raises(ClusterError, match=r"synthaug is version 0\.0\.9 there, version"):
         _check_version("10.0.0.3", "0.0.9")
     with pytest.raises(ClusterError, match=r"worker on 10\.0\.0\.3: synthaug is not installed there"):
