@@ -48,13 +48,16 @@ def state_dict(arch: str = ARCH) -> dict[str, "Tensor"]:
     return dict(zip(names, stored.values(), strict=True))
 
 
-def features(stages: int = 3) -> "nn.Module":
-    """The first `stages` feature maps (strides 2, 4, 8, ...), frozen, in evaluation mode."""
+def features(stages: int = 3, arch: str = ARCH) -> "nn.Module":
+    """The first `stages` feature maps (strides 2, 4, 8, 16, 32) of an architecture, frozen, in evaluation mode.
+
+    Raises as `state_dict` does.
+    """
     import timm
 
-    model = timm.create_model(ARCH, pretrained=False, features_only=True, out_indices=tuple(range(stages)))
+    weights = state_dict(arch)
+    model = timm.create_model(arch, pretrained=False, features_only=True, out_indices=tuple(range(stages)))
     kept = model.state_dict()
-    weights = state_dict()
     model.load_state_dict({name: weights[name] for name in kept})
     return model.eval().requires_grad_(False)
 

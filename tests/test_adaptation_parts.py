@@ -9,8 +9,14 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
+from synthaug import imagenet
 from synthaug.adaptation import captions, latents
-from synthaug.adaptation.autoencoding import AutoencoderShape, build_autoencoder
+from synthaug.adaptation.autoencoding import (
+    AutoencoderRecipe,
+    AutoencoderRoute,
+    AutoencoderShape,
+    build_autoencoder,
+)
 from synthaug.adaptation.batches import draws, share
 from synthaug.adaptation.denoising import DiffusionRecipe, DiffusionRoute, LogNormal, quantiles
 from synthaug.adaptation.latents import AugmentationRecipe
@@ -18,6 +24,7 @@ from synthaug.adaptation.loop import LoopRecipe
 from synthaug.adaptation.power import power_distance
 from synthaug.adaptation.principal_components import fit, read_encoder, write_encoder
 from synthaug.adaptation.small_text_encoder import TextEncoderShape, build_text_encoder, train_tokenizer
+from synthaug.errors import UnknownNameError
 from synthaug.prompts import render, words
 from synthaug.record import Record
 
@@ -97,6 +104,50 @@ def test_power_distance_of_a_gain_is_twice_its_logarithm() -> None:
     real = torch.randn(2, 1, 32, 32, generator=draws(0, 0))
     assert float(power_distance(real, real)) == 0
     assert float(power_distance(3 * real, real)) == pytest.approx(2 * math.log(3), rel=1e-3)
+
+
+class Made(torch.nn.Module):
+    """In place of an autoencoder: the same pixels for any."""
+
+    def __init__(self, pixels: torch.Tensor):
+        super().__init__()
+        self.pixels = pixels
+
+    def forward(self, *_: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.pixels, torch.zeros(())
+
+
+def test_the_perceptual_loss_reads_the_maps_of_the_named_network_and_is_zero_on_equal_films() -> None:
+    images = textured()
+    shape = {"steps": 1, "batch_size": 2, "crop": 32, "film_sizes": (64,), "learning_rate": 1e-3}
+    recipe = AutoencoderRecipe(**shape, perceptual_stages=4, adversary=0.0, power=0.0)
+    vae = build_autoencoder(AutoencoderShape(latent_channels=16), images)
+    route = AutoencoderRoute(vae, recipe, [images], fit(images, 16))
+    batch = route.batch(0, 0, 1)
+    network, fake = imagenet.features(4, recipe.perceptual_network), batch.pixels.flip(0)
+    expected = torch.stack(
+        [
+            (a / a.norm(dim=1, keepdim=True) - b / b.norm(dim=1, keepdim=True)).square().sum(1).mean()
+            for a, b in zip(*(network(x.expand(-1, 3, -1, -1)) for x in (fake, batch.pixels)), strict=True)
+        ]
+    ).mean()
+
+    def perceptual(made: torch.Tensor) -> torch.Tensor:
+        route.players["autoencoder"] = Made(made)
+        found = route.loss("autoencoder", batch, 0)
+        assert found is not None
+        return found[1]["perceptual"]
+
+    torch.testing.assert_close(perceptual(fake), expected, atol=1e-4, rtol=1e-3)
+    assert float(perceptual(batch.pixels)) == 0
+
+
+def test_a_perceptual_network_without_weights_is_refused_by_name() -> None:
+    shape = {"steps": 1, "batch_size": 1, "crop": 32, "film_sizes": (64,), "learning_rate": 1e-3}
+    recipe = AutoencoderRecipe(**shape, perceptual_network="vgg")
+    images = textured()
+    with pytest.raises(UnknownNameError, match="vgg"):
+        AutoencoderRoute(build_autoencoder(AutoencoderShape(latent_channels=16), images), recipe, [images])
 
 
 def test_the_tokenizer_spells_prompts_in_whole_words_and_any_text_in_some_tokens() -> None:

@@ -5,8 +5,9 @@ A blurred autoencoder bounds everything behind it and mean error does not see it
     L1  +  L1 of the high-pass  +  perceptual  +  radial power  +  patch adversary  (+ KL of a trained encoder)
 
 Perceptual: squared distance of unit-normalised features, Zhang et al. 2018 (arXiv:1801.03924), on an ImageNet
-network that needs no hub. Radial power: |log P(fake)/P(real)| of the radially averaged spectrum, so that vessels
-and trabeculae keep their energy. Adversary: hinge loss on patches, Esser et al. 2021 (arXiv:2012.09841).
+network that needs no hub; one that no metric reads (`perceptual_network`) leaves the metrics impartial. Radial
+power: |log P(fake)/P(real)| of the radially averaged spectrum, so that vessels and trabeculae keep their energy.
+Adversary: hinge loss on patches, Esser et al. 2021 (arXiv:2012.09841).
 Pixels are in [-1, 1], `(B, 1, H, W)`. An RGB autoencoder is fed the same grey three times, and its three channels
 are averaged, which is what the sampler makes of them.
 """
@@ -44,12 +45,17 @@ class AutoencoderShape(Recipe):
 
 
 class AutoencoderRecipe(LoopRecipe):
-    """Loss weights; crops of `crop` pixels are cut from films resized to each of `film_sizes`."""
+    """Loss weights; crops of `crop` pixels are cut from films resized to each of `film_sizes`.
+
+    `perceptual_network` is one of `imagenet.PACKAGES`; its first `perceptual_stages` maps (strides 2, 4, ... 32) are compared.
+    """
 
     crop: int = Field(default=128, gt=0)
     film_sizes: tuple[int, ...] = (256, 320, 384)
     high_pass: float = Field(default=1.0, ge=0)
     perceptual: float = Field(default=0.5, ge=0)
+    perceptual_network: str = imagenet.ARCH
+    perceptual_stages: int = Field(default=3, gt=0, le=5)
     power: float = Field(default=0.01, ge=0)
     adversary: float = Field(default=0.01, ge=0)
     adversary_from: int = Field(default=1000, ge=0)
@@ -177,7 +183,9 @@ class AutoencoderRoute:
                 # The bare module judges; the loop's wrapped one in `players` learns.
                 self.critic = PatchDiscriminator()
             self.players["adversary"] = self.critic
-        self.features = imagenet.features().to(device) if recipe.perceptual else None
+        self.features: nn.Module | None = None
+        if recipe.perceptual:
+            self.features = imagenet.features(recipe.perceptual_stages, recipe.perceptual_network).to(device)
         self._fakes: deque[Tensor] = deque()
 
     def batch(self, step: int, rank: int, world: int) -> CropBatch:
@@ -237,7 +245,7 @@ def _perceptual(network: nn.Module, fake: Tensor, real: Tensor) -> Tensor:
     maps = network(torch.cat([fake, real]).expand(-1, 3, -1, -1))
     total = fake.new_zeros(())
     for features in maps:
-        unit = nn.functional.normalize(features, dim=1)
+        unit = nn.functional.normalize(features.float(), dim=1)
         a, b = unit.chunk(2)
         total = total + (a - b).square().sum(1).mean()
     return total / len(maps)
