@@ -13,7 +13,8 @@ from PIL import Image
 from synthaug import cli, shards
 from synthaug.datasets import SyntheticRadiographs
 from synthaug.diffusion import load_checkpoint, resolve, sample
-from synthaug.diffusion.pairs import Region, changed_region, sample_pairs
+from synthaug.diffusion.pairs import sample_pairs
+from synthaug.diffusion.region import Region, changed_region, zone_mask
 from synthaug.errors import LabelError, OutputFolderError, UserError
 from synthaug.generation.insert import InsertRecipe, insert
 
@@ -132,12 +133,55 @@ def test_the_command(tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.Captu
 
 
 @pytest.mark.parametrize("steps", ["lu", "clipped"])
-def test_a_checkpoint_that_samples_with_noise_inserts_without(
-    tiny_checkpoint: Path, tmp_path: Path, steps: str
+def test_the_checkpoints_solver_draws_and_inpaints_and_inversion_takes_one_without_noise(
+    tiny_checkpoint: Path, tiny_nih: Path, tmp_path: Path, steps: str
 ) -> None:
     model = shutil.copytree(tiny_checkpoint, tmp_path / "noisy")
-    card = json.loads((model / "synthaug.json").read_text()) | {"scheduler": f"sde-dpmsolver++-{steps}"}
-    (model / "synthaug.json").write_text(json.dumps(card))
-    recipe = InsertRecipe(label="effusion", count=1, num_inference_steps=3)
+    noisy = {"scheduler": f"sde-dpmsolver++-{steps}", "noise_scale": 1.1}
+    (model / "synthaug.json").write_text(
+        json.dumps(json.loads((model / "synthaug.json").read_text()) | noisy)
+    )
+    recipe = InsertRecipe(label="effusion", count=1, num_inference_steps=3, guidance_scale=5, view="AP")
     out = insert(recipe, tmp_path / "out", model=str(model), device="cpu")
-    assert {record.to_json()["scheduler"] for record, _ in shards.ShardSet(out)} == {"dpmsolver++"}
+    film = next(iter(SyntheticRadiographs(out).records)).provenance
+    assert (film["scheduler"], film["guidance_without"]) == (noisy["scheduler"], 3)
+    # The member without is what its prompt draws by itself, led half as far, with the noise that the checkpoint asks for.
+    checkpoint = load_checkpoint(model, "cpu")
+    prompt = "chest radiograph, AP view: no finding"
+    alone = sample(
+        checkpoint, [prompt], [(0, 0)], negative_prompts="", num_inference_steps=3, guidance_scale=3
+    )
+    assert np.abs(SyntheticRadiographs(out).image(0).astype(int) - alone[0, 0]).max() <= 2
+    for method, solver in (("inpaint", noisy["scheduler"]), ("inversion", "dpmsolver++")):
+        how = recipe.model_copy(update={"method": method})
+        into = insert(how, tmp_path / method, model=str(model), device="cpu", into=tiny_nih)
+        record = SyntheticRadiographs(into / "after").records[0]
+        assert record.provenance["scheduler"] == solver
+
+
+def test_a_zone_fades_and_a_side_halves_it() -> None:
+    lower = zone_mask(Region(zone="lower"), 32)[0, 0]
+    assert not lower[:8].any() and (lower[16:, 6:26] == 1).all() and 0 < lower[11, 16] < 1
+    assert torch.equal(lower, lower.flip(1)) and (lower.diff(dim=0) >= 0).all()
+    assert torch.equal(zone_mask(Region(zone="upper"), 32)[0, 0], lower.flip(0))
+    left = zone_mask(Region(zone="lower", side="left"), 32)[0, 0]  # which is at the image's right
+    assert not left[:, :16].any() and (left[16:, 22:26] == 1).all()
+    # In pixels it is the same place, finer.
+    fine = torch.nn.functional.avg_pool2d(zone_mask(Region(zone="lower"), 256), 8)[0, 0]
+    assert fine.allclose(lower, atol=0.02)
+    with pytest.raises(UserError, match="--zone middle: expected lower or upper, or any"):
+        Region(zone="middle")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("zone", "recorded"), [(None, "lower"), ("upper", "upper"), ("any", "any")])
+def test_a_pair_differs_in_its_zone_alone(
+    tiny_checkpoint: Path, tmp_path: Path, zone: str | None, recorded: str
+) -> None:
+    recipe = InsertRecipe(label="effusion", count=2, num_inference_steps=4, zone=zone)  # type: ignore[arg-type]
+    films = SyntheticRadiographs(insert(recipe, tmp_path / "o", str(tiny_checkpoint), "cpu"))
+    assert films.records[1].provenance["zone"] == recorded and films.views == ["PA", "PA", "AP", "AP"]
+    for without, present in ((0, 1), (2, 3)):
+        differ = (films.image(without) != films.image(present)).any(axis=1)
+        if recorded != "any":
+            far = differ[:8] if recorded == "lower" else differ[-8:]
+            assert differ.sum() > 8 and not far.any()

@@ -11,9 +11,10 @@ from PIL import Image
 
 from synthaug import cli, shards
 from synthaug.datasets import RealRadiographs, SyntheticRadiographs
-from synthaug.diffusion import load_checkpoint, resolve
+from synthaug.diffusion import load_checkpoint, resolve, sample
 from synthaug.diffusion.inversion import encode, invert
-from synthaug.diffusion.pairs import Region, _Walker, change_films, known_prediction, soft_mask
+from synthaug.diffusion.pairs import _Walker, change_films, known_prediction
+from synthaug.diffusion.region import Region, soft_mask
 from synthaug.diffusion.sampler import decode
 from synthaug.errors import DataError, OutputFolderError, UserError
 from synthaug.generation.insert import InsertRecipe, insert
@@ -71,7 +72,7 @@ def test_inversion_finds_the_noise_that_draws_the_film(tiny, drawn: np.ndarray) 
         assert again(found) < 0.1 < 0.5 < again(walker.noise())
 
 
-@pytest.mark.parametrize("method", ["inversion", "img2img"])
+@pytest.mark.parametrize("method", ["inversion", "img2img", "inpaint"])
 @pytest.mark.parametrize("side", [None, "left", "right"])
 def test_a_film_is_kept_outside_the_mask_and_on_the_other_side(
     tiny, drawn: np.ndarray, method: str, side: str | None
@@ -90,6 +91,25 @@ def test_a_film_is_kept_outside_the_mask_and_on_the_other_side(
         assert outside[..., 16:].all()
     same = change_films(tiny, drawn, *texts[:1] * 2, SEEDS, settings, region=Region(mask=np.ones((32, 32))))
     assert np.abs(same.present.astype(int) - drawn).max() <= 1
+
+
+def test_inpainting_draws_the_place_anew_and_nothing_else(tiny, drawn: np.ndarray) -> None:
+    settings = resolve(tiny, num_inference_steps=4, guidance_scale=4.0, scheduler="sde-dpmsolver++")
+    region = Region(strength=1.0, mask=np.ones((32, 32)))
+    texts = [ABSENT] * 2, [PRESENT] * 2
+    pairs = change_films(tiny, drawn, *texts, SEEDS, settings, region=region, method="inpaint")
+    # At strength 1 nothing of the film is left in the noise of the first step: the place is what the prompt draws by itself.
+    how = {"num_inference_steps": 4, "guidance_scale": 4.0, "scheduler": "sde-dpmsolver++"}
+    alone = sample(tiny, [PRESENT] * 2, SEEDS, guidance_interval=settings.guidance_interval, **how)
+    change = alone.astype(int) - decode(tiny, encode(tiny, drawn))
+    expected = np.clip(drawn + change, 0, 255)
+    inside = pairs.mask == 255
+    assert inside.mean() > 0.2 and np.abs(pairs.present - expected)[inside].max() <= 3
+    # With a zone what lies outside is the film to the grey level, whatever the solver adds.
+    region = Region(strength=0.75, zone="lower")
+    pairs = change_films(tiny, drawn, *texts, SEEDS, settings, region=region, method="inpaint")
+    assert np.array_equal(pairs.present[..., :8, :], drawn[..., :8, :])
+    assert (pairs.present[..., 16:, :] != drawn[..., 16:, :]).mean() > 0.3
 
 
 def test_a_given_mask_is_kept_to_the_pixel_and_fades_inside(tiny, drawn: np.ndarray) -> None:
@@ -217,8 +237,11 @@ def test_one_file_through_the_command(
     )
     assert cli.main([*given, "--method", "inversion"]) == 2
     assert "add --into DIR" in capsys.readouterr().err
+    given[-1] = str(tmp_path / "p")
+    assert cli.main([*given, "--into", str(film), "--method", "inpaint", "--zone", "any"]) == 2
+    assert "add --zone lower or upper, or --mask FILE" in capsys.readouterr().err
     recipe = (tmp_path / "o" / "recipe.yaml").read_text()
-    assert "side: left" in recipe and "count: 1" in recipe and "strength: 1.0" in recipe
+    assert "side: left" in recipe and "count: 1" in recipe and "strength: 0.75" in recipe
     with Image.open(tmp_path / "o" / "masks" / "000000000.png") as picture:
         assert not np.asarray(picture)[:, :16].any() and np.asarray(picture)[16:28, 18:28].any()
     assert json.loads((tmp_path / "o" / "after" / "manifest.json").read_text())["member"] == "after"

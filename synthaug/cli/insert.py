@@ -23,8 +23,9 @@ def insert(
     threshold: float = 0.5,
     area: float = 0.4,
     side: Literal["left", "right"] | None = None,
+    zone: Literal["lower", "upper", "any"] | None = None,
     mask: Path | None = None,
-    method: Literal["img2img", "inversion"] | None = None,
+    method: Literal["inpaint", "img2img", "inversion"] | None = None,
     view: flags.View = None,
     age: flags.Age = None,
     sex: flags.Sex = None,
@@ -51,17 +52,22 @@ def insert(
     count
         Number of pairs; by default 16, or every film of --into.
     strength
-        Share of the sampler's steps in which the members may part; the others fix the anatomy. By default 0.9, and 1 for --into.
+        Share of the sampler's steps in which the members may part; the others fix the anatomy. By default 0.85, 0.75
+        to inpaint, 1 for the other methods.
+    zone
+        The part of the film that may change. By default where the finding usually lies, if one zone is known for it (pleural
+        effusion: lower), and else any: where the prompts' films differ most.
     threshold
-        A place may change where the prompts' films differ by this share of their largest difference.
+        In any zone, a place may change where the prompts' films differ by this share of their largest difference.
     area
-        Share of the film that may change, at most.
+        In any zone, share of the film that may change, at most.
     side
         Change the patient's left (at the image's right) or right alone.
     mask
         A picture whose bright pixels alone may change.
     method
-        How a given film enters the sampler: by inversion (the default), or img2img with noise of the seed.
+        How a finding enters a given film. inpaint draws the zone or mask anew beside what stays, and is the default where there
+        is one. inversion and img2img (with noise of the seed) change the film by what the prompts differ in.
     batch_size
         Pairs at once.
     detector
@@ -83,6 +89,7 @@ def insert(
         threshold=threshold,
         area=area,
         side=side,
+        zone=zone,
         method=method,
         view=view,
         age=age,

@@ -165,7 +165,6 @@ def walk(
         scheduler.set_timesteps(settings.num_inference_steps, device=checkpoint.device)
     else:
         scheduler.set_timesteps(timesteps=list(timesteps), device=checkpoint.device)
-    extra: dict[str, Any] = {"generator": generators} if takes_generator(scheduler) else {}
     both = torch.cat([negative, text])
     steps = len(scheduler.timesteps)
     if begin:
@@ -183,11 +182,19 @@ def walk(
                 prediction = guide(own, away, settings)
             else:
                 prediction = predict(checkpoint, scaled, time, text).to(latents.dtype)
-            if settings.noise_scale != 1 and settings.scheduler.startswith(SCALED):
-                drawn = randn_tensor(latents.shape, generators, latents.device, torch.float32)
-                extra = {"variance_noise": settings.noise_scale * drawn}
+            extra = step_noise(scheduler, latents, settings, generators)
             latents = scheduler.step(prediction, time, latents, return_dict=False, **extra)[0]
             yield latents
+
+
+def step_noise(
+    scheduler: Any, latents: torch.Tensor, settings: Settings, generators: list[torch.Generator]
+) -> dict[str, Any]:
+    """What `scheduler.step` is told of the noise of the next step, if it draws any."""
+    if settings.noise_scale != 1 and settings.scheduler.startswith(SCALED):
+        drawn = randn_tensor(latents.shape, generators, latents.device, torch.float32)
+        return {"variance_noise": settings.noise_scale * drawn}
+    return {"generator": generators} if takes_generator(scheduler) else {}
 
 
 def guide(own: torch.Tensor, away: torch.Tensor, settings: Settings) -> torch.Tensor:

@@ -9,14 +9,15 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from pydantic import Field
 
 from synthaug import __version__, images, prompts
 from synthaug.diffusion import Checkpoint, Settings, load_checkpoint, resolve
-from synthaug.diffusion.pairs import Pairs, Region, change_films, sample_pairs
+from synthaug.diffusion.pairs import Method, Pairs, change_films, sample_pairs
+from synthaug.diffusion.region import Region, Side, Zone
 from synthaug.diffusion.schedule import without_noise
 from synthaug.errors import LabelError, UserError
 from synthaug.findings import NO_FINDING, canonical, check
@@ -27,8 +28,16 @@ from synthaug.recipes import Recipe
 from synthaug.record import Record
 from synthaug.shards import ShardEntry, lock
 
-# A drawn member without would lose its anatomy at 1; a given film holds it by its course.
-STRENGTH_DRAWN, STRENGTH_GIVEN = 0.9, 1.0
+# By inversion and img2img a given film holds its anatomy by its course; else it is lost at 1.
+STRENGTHS: dict[Method | None, float] = {None: 0.85, "inpaint": 0.75, "img2img": 1.0, "inversion": 1.0}
+# Where gravity or anatomy puts a finding in the upright chest.
+ZONES: dict[str, Zone] = {
+    "pleural_effusion": "lower",
+    "costophrenic_angle_blunting": "lower",
+    "hemidiaphragm_elevation": "lower",
+    "pneumoperitoneum": "lower",
+    "apical_pleural_thickening": "upper",
+}
 
 Progress = Callable[[int, int], None]
 
@@ -42,14 +51,16 @@ class InsertRecipe(Recipe):
     strength: float | None = None
     threshold: float = 0.5
     area: float = 0.4
-    side: Literal["left", "right"] | None = None
-    method: Literal["img2img", "inversion"] | None = None
+    side: Side | None = None
+    zone: Zone | Literal["any"] | None = None
+    method: Method | None = None
     view: str | None = None
     age: float | None = None
     sex: str | None = None
     image_size: int | None = None
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
+    guidance_without: float | None = None
     shard_size: int = Field(default=100, gt=0)
     checkpoint: dict[str, str] | None = None
     films: str | None = None  # SHA-256 of the films given
@@ -99,19 +110,28 @@ def insert(
         raise UserError(f"--batch-size {batch_size}: expected 1 or more")
     if recipe.method and into is None:
         raise UserError(f"--method {recipe.method}: is for given films; add --into DIR, or leave it out")
-    strength = recipe.strength
-    if strength is None:
-        strength = STRENGTH_DRAWN if into is None else STRENGTH_GIVEN
-    region = Region(strength, recipe.threshold, recipe.area, recipe.side)
-    # Inversion finds the noise of a film on the timesteps of the schedule, for a solver that adds none of its own.
-    solver = without_noise(checkpoint.card.scheduler)
+    zone = recipe.zone or ZONES.get(finding, "any")
+    method, placed = recipe.method, zone != "any" or mask is not None
+    if into is not None and method is None:
+        method = "inpaint" if placed else "inversion"
+    if method == "inpaint" and not placed:
+        raise UserError(
+            f"--method inpaint: needs a place; add --zone {' or '.join(get_args(Zone))}, or --mask FILE"
+        )
+    strength = STRENGTHS[method] if recipe.strength is None else recipe.strength
+    region = Region(
+        strength, recipe.threshold, recipe.area, recipe.side, None if zone == "any" or mask else zone
+    )
+    # Inversion and img2img are exact with a solver that adds no noise of its own, on the timesteps of the schedule.
     settings = resolve(
         checkpoint,
         guidance_scale=recipe.guidance_scale,
         num_inference_steps=recipe.num_inference_steps,
-        scheduler=solver,
+        scheduler=without_noise(checkpoint.card.scheduler) if method in ("img2img", "inversion") else None,
         image_size=recipe.image_size,
     )
+    # A finding that is drawn into half of a film has less far to go from a member without that is led half as far itself.
+    half = 1 + (settings.guidance_scale - 1) / 2
     if mask is not None:
         region = replace(region, mask=read_mask(mask, settings.image_size))
     if split is not None and into is None:
@@ -122,12 +142,14 @@ def insert(
             "label": finding,
             "strength": strength,
             "count": (recipe.count or 16) if given is None else len(given),
-            "method": None if given is None else recipe.method or "inversion",
+            "method": method,
             "films": None if given is None else digest_of(given),
             "mask": None if region.mask is None else hashlib.sha256(region.mask.tobytes()).hexdigest(),
+            "zone": region.zone or "any",
             "image_size": settings.image_size,
             "num_inference_steps": settings.num_inference_steps,
             "guidance_scale": settings.guidance_scale,
+            "guidance_without": (recipe.guidance_without or half) if given is None else None,
             "checkpoint": {"name": checkpoint.name, "sha256": checkpoint.sha256},
         }
     )
@@ -187,6 +209,13 @@ class _Run:
     def _shown(self, view: str | None) -> str | None:
         return view if view in self.checkpoint.views else self.recipe.view
 
+    def view(self, index: int) -> str | None:
+        """Of a pair: its film's, the recipe's, or in turn the checkpoint's. A finding would else change the view with it."""
+        if self.given:
+            return self.given[index].view
+        views = self.checkpoint.views
+        return self.recipe.view or (views[index % len(views)] if views else None)
+
     def draw(
         self, pairs: range, batch_size: int, on_progress: Progress | None
     ) -> list[tuple[folder.Sample, folder.Sample]]:
@@ -194,7 +223,7 @@ class _Run:
         drawn: list[tuple[folder.Sample, folder.Sample]] = []
         for start in range(pairs.start, pairs.stop, batch_size):
             part = range(start, min(start + batch_size, pairs.stop))
-            views = [self.given[index].view if self.given else None for index in part]
+            views = [self.view(index) for index in part]
             texts = [self.texts(view) for view in views]
             away = [self.away(view) for view in views]
             found = self._batch(part, texts, away)
@@ -209,9 +238,12 @@ class _Run:
         without, present = [text[0] for text in texts], [text[1] for text in texts]
         seeds = [(self.recipe.seed, index) for index in part]
         if self.given is None:
-            return sample_pairs(self.checkpoint, without, present, seeds, self.settings, away, self.region)
+            scale = self.recipe.guidance_without
+            return sample_pairs(
+                self.checkpoint, without, present, seeds, self.settings, away, self.region, scale
+            )
         films = np.stack([self.given[index].pixels(self.settings.image_size) for index in part])[:, None]
-        method = self.recipe.method or "inversion"
+        method = self.recipe.method or "inpaint"
         return change_films(
             self.checkpoint, films, without, present, seeds, self.settings, away, self.region, method
         )
@@ -230,9 +262,11 @@ class _Run:
             "threshold": recipe.threshold,
             "area": recipe.area,
             "side": recipe.side,
+            "zone": recipe.zone,
             "method": recipe.method,
             "seed": recipe.seed,
             "guidance_scale": settings.guidance_scale,
+            "guidance_without": recipe.guidance_without,
             "num_inference_steps": settings.num_inference_steps,
             "scheduler": settings.scheduler,
             "checkpoint": recipe.checkpoint,
@@ -255,7 +289,7 @@ class _Run:
             record = Record(
                 key=keys[number],
                 labels=check(known),
-                view=source.view if source else recipe.view,
+                view=self.view(pair),
                 age=None if source else recipe.age,
                 sex=None if source else recipe.sex,
                 prompt=texts[number] if changed or source is None else None,
