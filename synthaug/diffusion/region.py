@@ -29,9 +29,10 @@ SMOOTH = 3  # latents that a difference is averaged over
 Side = Literal["left", "right"]
 Zone = Literal["lower", "upper"]
 
-# Shares of the film's height where a zone begins and where it is whole, and of its width that its sides fade over.
-BEGINS: dict[str, tuple[float, float]] = {"lower": (0.25, 0.47), "upper": (0.75, 0.53)}
-FADES = 0.16
+# In shares of the film: the heights where a zone begins and is whole, the width of a side, and what either fades over.
+HEIGHTS: dict[str, tuple[float, float]] = {"lower": (0.25, 0.47), "upper": (0.75, 0.53)}
+WIDTHS: dict[str | None, tuple[float, float]] = {None: (0, 1), "left": (0.5, 1), "right": (0, 0.5)}
+AT_EDGE, AT_MIDLINE = 0.16, 0.06
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,8 @@ class Region:
             raise UserError(f"--area {self.area:g}: expected a share of the film, above 0 and at most 1")
         if self.side not in (None, "left", "right"):
             raise UserError(f"--side {self.side}: expected left or right, of the patient")
-        if self.zone is not None and self.zone not in BEGINS:
-            raise UserError(f"--zone {self.zone}: expected {' or '.join(BEGINS)}, or any")
+        if self.zone is not None and self.zone not in HEIGHTS:
+            raise UserError(f"--zone {self.zone}: expected {' or '.join(HEIGHTS)}, or any")
         if self.mask is not None and not self.mask.any():
             raise UserError("--mask: found no pixel above 0, expected those that may change")
 
@@ -98,11 +99,14 @@ def zone_mask(region: Region, size: int) -> Tensor:
     if region.zone is None:
         raise ValueError("the region has no zone")
     centres = (torch.arange(size) + 0.5) / size
-    begins, whole = BEGINS[region.zone]
-    left, right = {None: (0.0, 1.0), "left": (0.5, 1.0), "right": (0.0, 0.5)}[region.side]
+    begins, whole = HEIGHTS[region.zone]
     rows = _smooth((centres - begins) / (whole - begins))
-    columns = _smooth(torch.minimum(centres - left, right - centres) / FADES)
-    return (rows[:, None] * columns)[None, None]
+    left, right = WIDTHS[region.side]
+    columns = torch.minimum(
+        (centres - left) / (AT_EDGE if left == 0 else AT_MIDLINE),
+        (right - centres) / (AT_EDGE if right == 1 else AT_MIDLINE),
+    )
+    return (rows[:, None] * _smooth(columns))[None, None]
 
 
 def _smooth(share: Tensor) -> Tensor:
